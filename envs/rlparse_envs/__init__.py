@@ -1,0 +1,1 @@
+"""The parsing game as Gymnasium environments."""

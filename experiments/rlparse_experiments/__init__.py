@@ -1,0 +1,1 @@
+"""What we run: command line, presets, training, comparison and reports."""

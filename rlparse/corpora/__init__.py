@@ -1,0 +1,1 @@
+"""Corpora: readers, generators, vocabulary, cache and batches."""

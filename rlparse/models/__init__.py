@@ -1,0 +1,1 @@
+"""Tree encoders and the classifiers on top of them."""

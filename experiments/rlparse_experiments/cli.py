@@ -35,7 +35,7 @@ class Command(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; an error is one line on stderr, with ``--debug`` its traceback too."""
+    """Run one command; return its exit code. Errors go to stderr, with a traceback only after ``--debug``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     prog = " ".join(["rlparse", *(word for word in arguments[:1] if word in _names(COMMANDS))])
     try:
@@ -96,7 +96,7 @@ def overview(commands: Sequence[Command], prog: str, about: str) -> str:
             "commands:",
             *lines,
             "",
-            f"{prog} COMMAND --help says more.",
+            f"{prog} COMMAND --help lists the options of a command; --debug shows the traceback of an error.",
         ]
     )
 

@@ -6,6 +6,7 @@ that name the file, the line and the key. The command line is the last layer (`r
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import re
@@ -211,10 +212,9 @@ def _converted(value: Any, annotation: Any) -> Any:
             return value
     elif origin is tuple:
         if isinstance(value, list | tuple):
-            if arguments[-1:] == (...,):
-                return tuple(_converted(item, arguments[0]) for item in value)
-            if len(value) == len(arguments):
-                return tuple(_converted(item, a) for item, a in zip(value, arguments, strict=True))
+            wanted = arguments[:1] * len(value) if arguments[-1:] == (...,) else arguments
+            with contextlib.suppress(TypeError, ValueError):  # an item of the wrong type, or too few or many
+                return tuple(_converted(item, a) for item, a in zip(value, wanted, strict=True))
     elif annotation is float:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
@@ -256,14 +256,16 @@ def _described(annotation: Any) -> str:
 
 
 def _unknown(key: Key, fields: Mapping[Key, Any]) -> str:
-    """Say that there is no such setting, and what is close, or what there is beside it."""
-    dotted, known = ".".join(key), [".".join(field) for field in fields]
-    hint = did_you_mean(dotted.replace("-", "_"), known)
-    if not hint:  # the right name in the wrong section
-        hint = did_you_mean(key[-1], {field[-1] for field in fields})
-        same_name = [".".join(field) for field in fields if f"'{field[-1]}'" in hint]
-        hint = f"; did you mean {' or '.join(repr(name) for name in same_name)}?" if same_name else ""
-    if not hint:
-        beside = [".".join(f) for f in fields if f[: len(key) - 1] == key[:-1] and len(f) == len(key)]
-        hint = f" (known here: {', '.join(beside or known)})"
-    return f"unknown setting '{dotted}'{hint}"
+    """Say that there is no such setting, and which one is close, or which there are beside it."""
+
+    def closeness(field: Key) -> tuple[float, float]:  # of the last word first: long sections look alike
+        pairs = (key[-1], field[-1]), (".".join(key), ".".join(field))
+        last, whole = (difflib.SequenceMatcher(None, a.replace("-", "_"), b).ratio() for a, b in pairs)
+        return last, whole
+
+    closest = max(fields, key=closeness)
+    if closeness(closest)[0] >= 0.6:
+        return f"unknown setting '{'.'.join(key)}'; did you mean '{'.'.join(closest)}'?"
+    beside = [field for field in fields if field[:-1] == key[:-1]] or list(fields)
+    known = ", ".join(".".join(field) for field in beside)
+    return f"unknown setting '{'.'.join(key)}' (known here: {known})"

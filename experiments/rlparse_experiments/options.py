@@ -71,11 +71,12 @@ def configure(
     options: Any = tyro.cli(
         options_type, args=argv, prog=prog, description=description, config=(tyro.conf.AvoidSubcommands,)
     )
-    late = [name for name, _, value in read_ahead if name != "debug" and getattr(options, name) != value]
-    if late:
-        raise ConfigError(
-            f"{late[0].upper()} comes before the options: {prog} {getattr(options, late[0])} ..."
-        )
+    for name, _, value in more:
+        if getattr(options, name) != value:
+            raise ConfigError(
+                f"unexpected '{getattr(options, name)}': {name.upper()} is one word before the options, as in "
+                f"{prog} {value} --help"
+            )
     settings: C = options.settings
     return settings
 

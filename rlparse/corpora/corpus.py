@@ -210,9 +210,10 @@ class Corpus:
         offsets = self._arrays.token_offsets
         lengths = offsets[sentences + 1] - offsets[sentences]
         ends = np.cumsum(lengths)
-        return self._arrays.tokens[
+        flat: npt.NDArray[np.int32] = self._arrays.tokens[
             np.arange(ends[-1]) + np.repeat(offsets[sentences] - ends + lengths, lengths)
         ]
+        return flat
 
     def sentence(self, index: int, side: int) -> Sentence:
         """One sentence as text, with what is known of its gold parse.
@@ -414,7 +415,7 @@ def _check(sentence: Sentence, number: int, side: int) -> None:
     ):
         raise CorpusError(
             f"{where} has {n} tokens, so its derivation needs {n} SHIFT and {n - 1} REDUCE; found "
-            f"{transitions.count(0)} SHIFT and {transitions.count(1)} REDUCE in {len(transitions)} transitions"
+            f"{transitions.count(0)} and {transitions.count(1)} in {len(transitions)} transitions"
         )
     for start, end, label in spans or ():
         if not 0 <= start < end <= n:

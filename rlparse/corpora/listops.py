@@ -82,8 +82,8 @@ def draw_expressions(
             if stale > 2_000_000:
                 raise CorpusError(
                     f"found only {n_fit} of {n} different ListOps expressions of {min_tokens} to "
-                    f"{fit_tokens or max_tokens} tokens in {n_draws} draws, the last {stale} without a new one; "
-                    "ask for fewer or longer ones"
+                    f"{fit_tokens or max_tokens} tokens in {n_draws} draws, the last {stale} without a new "
+                    "one; ask for fewer or longer ones"
                 )
             continue
         found[expression] = None
@@ -242,8 +242,8 @@ def corpus_of(expressions: Sequence[bytes], *, name: str) -> Corpus:
         raise CorpusError(f"corpus {name!r} has no examples")
     flat = np.frombuffer(b"".join(expressions), np.uint8)
     offsets = np.cumsum([0, *map(len, expressions)], dtype=np.int64)
-    # One REDUCE joins an argument to its list; after "]" one joins the bracket, and one the finished list to the
-    # list around it. The last token of an expression has no list around it, an operator nothing to its left.
+    # One REDUCE joins an argument to its list; after "]" one joins the bracket, and one the finished list to
+    # the list around it. The last token of an expression has no list around it, an operator nothing to its left.
     reduces = np.where(flat == _CLOSE, 2, np.where(flat >= _FIRST_OPERATOR, 0, 1))
     reduces[offsets[1:] - 1] -= 1
     transitions = np.ones(2 * len(flat) - len(expressions), np.uint8)

@@ -3,15 +3,16 @@
 References: Bowman et al. 2015, "Tree-structured composition in neural networks without tree-structured
 architectures"; Tran et al. 2018, "The importance of being recurrent for modeling hierarchical structure".
 
-A formula over the variables a-f is a variable, ``( not x )``, ``( x ( and y ) )`` or ``( x ( or y ) )``. Without its
-brackets it is ambiguous, so its label can only be told from the right tree or from the brackets themselves.
-Both can be had: sentences without bracket tokens whose gold parse is the formula's tree, or sentences in which
-every bracket is a token and whose gold parse branches to the left inside each pair of brackets, as in ListOps.
+A formula over the variables a-f is a variable, ``( not x )``, ``( x ( and y ) )`` or ``( x ( or y ) )``.
+Without its brackets it is ambiguous, so its label can only be told from the right tree or from the brackets
+themselves. Both can be had: sentences without bracket tokens whose gold parse is the formula's tree, or
+sentences in which every bracket is a token and whose gold parse branches to the left inside each pair of
+brackets, as in ListOps.
 
 The generator draws as published: four of six variables per pair; in the upper three levels an operator with
-probability 4/9, else a variable; every node negated with probability 1/3; formulas that always or never hold are
-dropped. A pair belongs to the bin of its longer side, counted in operators (and, or, not). Pairs are deduplicated
-inside a bin, and 15 % of each bin are test.
+probability 4/9, else a variable; every node negated with probability 1/3; formulas that always or never hold
+are dropped. A pair belongs to the bin of its longer side, counted in operators (and, or, not). Pairs are
+deduplicated inside a bin, and 15 % of each bin are test.
 """
 
 from __future__ import annotations
@@ -192,8 +193,8 @@ def embedded_logic(
         if stale > 200_000:
             raise CorpusError(
                 f"found only {len(found)} of {wanted} different pairs with {low} to {high} operators and "
-                f"{len(found_test)} of {wanted_test} with {test_low} to {test_high}, none in the last {stale - 1} "
-                "draws; ask for fewer, or for wider ranges"
+                f"{len(found_test)} of {wanted_test} with {test_low} to {test_high}, none in the last "
+                f"{stale - 1} draws; ask for fewer, or for wider ranges"
             )
         if low <= pair.n_operators <= high:
             pool, enough = found, wanted

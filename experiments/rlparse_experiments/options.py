@@ -73,9 +73,9 @@ def configure(
     )
     for name, _, value in more:
         if getattr(options, name) != value:
+            surplus = getattr(options, name)
             raise ConfigError(
-                f"unexpected '{getattr(options, name)}': {name.upper()} is one word before the options, as in "
-                f"{prog} {value} --help"
+                f"unexpected '{surplus}': {name.upper()} is one word before the options: {prog} {value} ..."
             )
     settings: C = options.settings
     return settings

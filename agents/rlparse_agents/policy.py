@@ -1,0 +1,268 @@
+"""SPINN's Tracker as a policy: parameters of its own, read from the parser's buffer and stack."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from torch import Tensor, nn
+
+from rlparse import PAD, lockstep
+from rlparse.corpora.batching import Batch
+from rlparse.lockstep import REDUCE, LockstepState, Trace
+from rlparse.models.composition import build_composition
+from rlparse.models.nli_model import NLIModel
+from rlparse.models.stack_machine import StackMachine
+from rlparse.models.tracker import Tracker
+from rlparse_agents.distribution import TransitionDistribution
+from rlparse_agents.rollout import longest_first, roll_out
+
+PolicyState = tuple[np.ndarray[Any, np.dtype[Any]], ...]
+
+
+class TrackerPolicy(BasePolicy):
+    """Choose SHIFT or REDUCE from a Tracker over buffer front and stack tops.
+
+    By default syntax and semantics keep apart: the policy embeds and composes with weights of its own. With
+    ``reads="encoder"`` it looks at the classifier's vectors instead, through a detach.
+
+    Args:
+        observation_space: Of `ShiftReduceEnv` with symbolic observations.
+        action_space: ``Discrete(2)``.
+        lr_schedule: Unused; Stable-Baselines3 passes it. Optimisers belong to the algorithm.
+        n_tokens: Size of the vocabulary.
+        embedding_size: Width of the policy's own embeddings.
+        hidden_size: Width of its own composition.
+        tracker_size: Width of its LSTM.
+        composition: ``tree_rnn``, ``tree_lstm`` or ``gated``.
+        catalan_prior: Add the log-odds under which an untrained policy is uniform over binary trees.
+        reads: ``own`` or ``encoder``.
+        encoder: The model whose vectors are read; needed for ``reads="encoder"``.
+
+    Raises:
+        ValueError: ``reads`` is unknown, or ``encoder`` is missing where it is needed.
+    """
+
+    learns = True
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Any = None,
+        *,
+        n_tokens: int,
+        embedding_size: int = 50,
+        hidden_size: int = 50,
+        tracker_size: int = 50,
+        composition: str = "tree_lstm",
+        catalan_prior: bool = True,
+        reads: str = "own",
+        encoder: NLIModel | None = None,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        del lr_schedule
+        if reads not in ("own", "encoder"):
+            raise ValueError(f"reads must be 'own' or 'encoder', got {reads!r}")
+        if reads == "encoder" and encoder is None:
+            raise ValueError("reads='encoder' needs the model whose vectors to read; pass encoder= or reads='own'")
+        self.reads = reads
+        self.catalan_prior = catalan_prior
+        # In a tuple, so that the classifier's weights are not registered as the policy's own.
+        self._encoder = (encoder,)
+        if encoder is not None and reads == "encoder":
+            if encoder.machine.tracker is not None:
+                raise ValueError("reads='encoder' cannot read a composition that is fed by a tracker; use reads='own'")
+            width = encoder.machine.composition.hidden_size
+        else:
+            self.embedding = nn.Embedding(n_tokens, embedding_size, padding_idx=0)
+            self.machine = StackMachine(build_composition(composition, embedding_size, hidden_size))
+            width = hidden_size
+        self.tracker = Tracker(width, tracker_size)
+        self.head = nn.Linear(tracker_size, 2)
+        with torch.no_grad():  # an untrained policy has no preference but its prior
+            self.head.weight.zero_()
+            self.head.bias.zero_()
+
+    def derive(
+        self, batch: Batch, *, generator: torch.Generator | None = None, greedy: bool = False
+    ) -> Tensor:
+        """Parse every sentence of a batch, without gradient.
+
+        Args:
+            batch: Of R rows.
+            generator: Source of randomness of sampled parses.
+            greedy: Take the likeliest transition at every step instead of sampling.
+
+        Returns:
+            [R, T] int64 derivations.
+        """
+        order, back = longest_first(batch.lengths)
+        tokens, lengths = batch.tokens[order], batch.lengths[order]
+        rows, n_tokens = tokens.shape
+        nothing = 2 * n_tokens - 1  # one slot more than there are nodes, always zero
+        with torch.no_grad():
+            embedding, machine = self._reading()
+            cell = machine.composition
+            leaves = cell.leaf(embedding(tokens))
+            table = leaves.new_zeros(rows * (nothing + 1), leaves.shape[2])
+            table.view(rows, nothing + 1, -1)[:, :n_tokens] = leaves
+            hidden, memory = self.tracker.initial(rows, leaves)
+
+        def choose(state: LockstepState, legal: Tensor) -> Tensor:
+            nonlocal hidden, memory
+            active = legal.shape[0]
+            offsets = torch.arange(active, device=legal.device).unsqueeze(1) * (nothing + 1)
+            seen = lockstep.tops(state)
+            slots = torch.where(seen >= 0, seen, nothing) + offsets  # [a, 3]
+            inputs = cell.hidden(table[slots]).flatten(1)
+            hidden, memory = self.tracker.step(inputs, (hidden[:active], memory[:active]))
+            logits = self._logits(hidden, state.stack_sizes, state.lengths - state.buffer_front)
+            distribution = TransitionDistribution(logits, legal)
+            actions = distribution.mode() if greedy else distribution.sample(generator)
+            reducing = (actions == REDUCE).nonzero().squeeze(1)
+            made = (state.n_reduced + n_tokens + offsets.squeeze(1))[reducing]
+            table[made] = cell(table[slots[reducing, 2]], table[slots[reducing, 1]])
+            return actions
+
+        return roll_out(lengths, n_tokens, choose)[back]
+
+    def judge(self, tokens: Tensor, trace: Trace) -> TransitionDistribution:
+        """Give the distribution before every step of known derivations, with gradient.
+
+        Args:
+            tokens: [R, N] int64.
+            trace: What `lockstep.trace` makes of the derivations.
+
+        Returns:
+            A distribution over [R, T] states.
+        """
+        embedding, machine = self._reading()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.reads == "own"):
+            encoding = machine(embedding(tokens), trace)
+        row_index = torch.arange(tokens.shape[0], device=tokens.device).view(-1, 1, 1)
+        table = machine.composition.hidden(encoding.table)
+        table = torch.cat((table, table.new_zeros(1, table.shape[1])))
+        slots = encoding.layout.position[row_index, trace.tops.clamp_min(0)]
+        slots = torch.where(trace.tops >= 0, slots, table.shape[0] - 1)  # [R, T, 3]
+        inputs = table.index_select(0, slots.flatten()).view(*slots.shape[:2], -1)
+        tracked = self.tracker(inputs)  # [R, T, H]
+        fronts, sizes = _sizes(trace)
+        logits = self._logits(tracked, sizes, (trace.lengths.unsqueeze(1) - fronts).clamp_min(0))
+        return TransitionDistribution(logits, trace.legal)
+
+    def predict(
+        self,
+        observation: np.ndarray[Any, np.dtype[Any]] | dict[str, np.ndarray[Any, np.dtype[Any]]],
+        state: PolicyState | None = None,
+        episode_start: np.ndarray[Any, np.dtype[Any]] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray[Any, np.dtype[Any]], PolicyState | None]:
+        """Choose actions from environment observations.
+
+        The recurrent state is (node table, tracker hidden, tracker cell, steps read); it is rebuilt from the
+        observation's transitions wherever it is missing or belongs to another sentence.
+
+        Args:
+            observation: Of one symbolic `ShiftReduceEnv` or of a vector of n.
+            state: As returned by the previous call, or None.
+            episode_start: [n] bool. Where True, the state is dropped.
+            deterministic: Take the likeliest transition.
+
+        Returns:
+            Actions [n] (or one, for one environment) int64, and the new state.
+        """
+        self.set_training_mode(False)
+        tensors, vectorised = self.obs_to_tensor(cast(dict[str, np.ndarray[Any, np.dtype[Any]]], observation))
+        seen = cast(dict[str, Tensor], tensors)
+        with torch.no_grad():
+            actions, state = self._advance(seen, state, episode_start, deterministic)
+        chosen = actions.cpu().numpy()
+        return (chosen if vectorised else chosen.squeeze(0)), state
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        actions, _ = self._advance(observation, None, None, deterministic)
+        return actions
+
+    def _advance(
+        self,
+        seen: dict[str, Tensor],
+        state: PolicyState | None,
+        episode_start: np.ndarray[Any, np.dtype[Any]] | None,
+        deterministic: bool,
+    ) -> tuple[Tensor, PolicyState]:
+        tokens, history = seen["tokens"].long(), seen["transitions"].long()
+        lengths = seen["length"].long().flatten()
+        rows, n_tokens = tokens.shape
+        nothing = 2 * n_tokens - 1
+        embedding, machine = self._reading()
+        cell = machine.composition
+        count = (history != PAD).sum(1)  # [n] transitions so far
+        # What each row saw before every step so far: integers only, cheap to replay.
+        parser = lockstep.init(lengths, n_tokens)
+        tops = []
+        for t in range(int(count.max()) + 1):
+            tops.append(lockstep.tops(parser))
+            if t < history.shape[1]:
+                lockstep.apply_(parser, history[:, t])
+        if state is None:
+            table = torch.zeros(rows, nothing + 1, cell.state_size, device=self.device)
+            hidden, memory = self.tracker.initial(rows, table)
+            read = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        else:
+            table, hidden, memory, read = (torch.as_tensor(part, device=self.device).clone() for part in state)
+        fresh = (count == 0) | (read > count)
+        if episode_start is not None:
+            fresh |= torch.as_tensor(episode_start, device=self.device)
+        read[fresh] = 0
+        new = (read == 0).nonzero().squeeze(1)
+        hidden[new], memory[new] = 0.0, 0.0
+        table[new] = 0.0
+        table[new, :n_tokens] = cell.leaf(embedding(tokens[new]))
+        while bool((read <= count).any()):
+            for t in sorted(set(read[read <= count].tolist())):
+                due = ((read == t) & (read <= count)).nonzero().squeeze(1)
+                if t > 0:  # first carry out the transition before this step
+                    before, last = tops[t - 1][due], history[due, t - 1]
+                    did = (last == REDUCE).nonzero().squeeze(1)
+                    node = n_tokens + (history[due, : t - 1] == REDUCE).sum(1)
+                    left = table[due[did], before[did, 2]]
+                    table[due[did], node[did]] = cell(left, table[due[did], before[did, 1]])
+                slots = torch.where(tops[t][due] >= 0, tops[t][due], nothing)
+                inputs = cell.hidden(table[due.unsqueeze(1), slots]).flatten(1)
+                hidden[due], memory[due] = self.tracker.step(inputs, (hidden[due], memory[due]))
+                read[due] = t + 1
+        stack_sizes = 2 * (history == 0).sum(1) - count
+        buffer_sizes = lengths - (history == 0).sum(1)
+        logits = self._logits(hidden, stack_sizes, buffer_sizes)
+        distribution = TransitionDistribution(logits, seen["action_mask"].bool())
+        actions = distribution.mode() if deterministic else distribution.sample()
+        return actions, tuple(part.cpu().numpy() for part in (table, hidden, memory, read))
+
+    def _reading(self) -> tuple[nn.Embedding, StackMachine]:
+        """Give whose embeddings and composition the tracker looks at."""
+        encoder = self._encoder[0]
+        if self.reads == "encoder" and encoder is not None:
+            return encoder.embedding, encoder.machine
+        return self.embedding, self.machine
+
+    def _logits(self, tracked: Tensor, stack_sizes: Tensor, buffer_sizes: Tensor) -> Tensor:
+        logits: Tensor = self.head(tracked)
+        if not self.catalan_prior:
+            return logits
+        odds = lockstep.catalan_logits(stack_sizes, buffer_sizes)
+        return logits + torch.stack((torch.zeros_like(odds), odds), dim=-1)
+
+
+def _sizes(trace: Trace) -> tuple[Tensor, Tensor]:
+    """Buffer fronts and stack sizes before every step, each [R, T] int64."""
+    steps = torch.arange(trace.tops.shape[1], device=trace.tops.device).expand(trace.tops.shape[:2])
+    reduced = torch.zeros_like(steps)
+    made = trace.steps.clamp_min(0)
+    reduced.scatter_add_(1, made, (trace.steps >= 0).long())
+    reduced = reduced.cumsum(1) - reduced  # REDUCEs strictly before the step
+    fronts = steps - reduced
+    return fronts, fronts - reduced

@@ -1,0 +1,347 @@
+"""The native agent: REINFORCE over whole batches of parses, with the classifier trained beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlparse import lockstep
+from rlparse.corpora.batching import Batch, BatchOrder
+from rlparse.corpora.corpus import Corpus
+from rlparse.errors import NonFiniteLossError
+from rlparse.lockstep import Trace
+from rlparse.models.nli_model import NLIModel
+from rlparse_agents.baselines import BASELINES
+from rlparse_agents.fixed import FixedTreePolicy
+from rlparse_agents.losses import mean_over_free, policy_gradient_loss
+from rlparse_agents.policy import TrackerPolicy
+from rlparse_envs.rewards import Reward
+
+
+class Iteration(NamedTuple):
+    """What one training iteration did, for callbacks: ``algorithm.last_iteration``.
+
+    Attributes:
+        batch: The examples, each K times.
+        transitions: [R, T] int64. The parses, R = S * B * K.
+        trace: The same, replayed.
+        rewards: [B * K] float.
+        logits: [B * K, C] float, without dropout; None where no classifier is trained.
+        seconds: Wall time of the iteration.
+    """
+
+    batch: Batch
+    transitions: Tensor
+    trace: Trace
+    rewards: Tensor
+    logits: Tensor | None
+    seconds: float
+
+
+class PolicyGradient(BaseAlgorithm):
+    """Train a parsing policy by the score function, and the classifier that rewards it by cross-entropy.
+
+    Every iteration takes a batch of B examples, samples K parses of each sentence in lockstep, encodes and classifies all
+    B * K of them, and updates encoder and policy once. All decisions of an example's sentences share its reward.
+    ``num_timesteps`` counts transitions, which are the environment's steps; callbacks are called once per iteration.
+
+    Args:
+        policy: ``TrackerPolicy`` (learns), ``FixedTreePolicy`` (a control), or a class with their interface.
+        env: A `ShiftReduceEnv`, which brings corpus, reward and model.
+        learning_rate: Of the policy's Adam; a number or a schedule of the remaining progress (1 to 0).
+        encoder_learning_rate: The same for the classifier and its encoder.
+        batch_size: B.
+        n_parses: K.
+        baseline: ``leave_one_out`` or ``none``.
+        normalise_advantages: Divide advantages by their standard deviation over the batch.
+        entropy_coef: Weight of the normalised entropy, averaged over free decisions.
+        policy_weight_decay: Decoupled weight decay of the policy.
+        encoder_weight_decay: Of classifier and encoder.
+        max_grad_norm: Clip the norm of either gradient.
+        train_encoder: Train the environment's model; None does so if there is one.
+        log_interval: Iterations between two dumps of the logger.
+        stats_window_size: Passed to Stable-Baselines3.
+        policy_kwargs: For the policy's constructor.
+        tensorboard_log: Folder for TensorBoard when no logger is set.
+        verbose: 0 silent, 1 prints.
+        seed: Of data order, sampling and initial weights.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ValueError: An option is unknown or does not fit another.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "TrackerPolicy": TrackerPolicy,
+        "FixedTreePolicy": FixedTreePolicy,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-3,
+        *,
+        encoder_learning_rate: float | Schedule = 1e-3,
+        batch_size: int = 64,
+        n_parses: int = 4,
+        baseline: str = "leave_one_out",
+        normalise_advantages: bool = False,
+        entropy_coef: float = 0.01,
+        policy_weight_decay: float = 0.0,
+        encoder_weight_decay: float = 0.0,
+        max_grad_norm: float = 1.0,
+        train_encoder: bool | None = None,
+        log_interval: int = 20,
+        stats_window_size: int = 100,
+        policy_kwargs: dict[str, Any] | None = None,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+            supported_action_spaces=(spaces.Discrete,),
+        )
+        if baseline not in BASELINES:
+            raise ValueError(f"unknown baseline {baseline!r}; known: {', '.join(BASELINES)}")
+        if baseline == "leave_one_out" and n_parses < 2 and self.policy_class is not FixedTreePolicy:
+            raise ValueError(
+                f"baseline='leave_one_out' compares the parses of one example and needs n_parses >= 2, got {n_parses}; "
+                "raise n_parses or use baseline='none'"
+            )
+        if batch_size < 1 or n_parses < 1:
+            raise ValueError(f"batch_size and n_parses must be at least 1, got {batch_size} and {n_parses}")
+        self.encoder_learning_rate = encoder_learning_rate
+        self.batch_size = batch_size
+        self.n_parses = n_parses
+        self.baseline = baseline
+        self.normalise_advantages = normalise_advantages
+        self.entropy_coef = entropy_coef
+        self.policy_weight_decay = policy_weight_decay
+        self.encoder_weight_decay = encoder_weight_decay
+        self.max_grad_norm = max_grad_norm
+        self.train_encoder = train_encoder
+        self.log_interval = log_interval
+        self.n_iterations = 0
+        self.last_iteration: Iteration | None = None
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        assert self.env is not None
+        self.corpus: Corpus = self.env.get_attr("corpus")[0]
+        self.reward: Reward = self.env.get_attr("reward")[0]
+        self.model: NLIModel | None = self.env.get_attr("model")[0]
+        trains = self.model is not None if self.train_encoder is None else self.train_encoder
+        if trains and self.model is None:
+            raise ValueError("train_encoder=True needs an environment with a model; pass model= to ShiftReduceEnv")
+        self._setup_lr_schedule()
+        self._encoder_schedule = FloatSchedule(self.encoder_learning_rate)
+        self.set_random_seed(self.seed)
+        seed = 0 if self.seed is None else self.seed
+        self.generator = torch.Generator(device=self.device).manual_seed(seed)
+        self.order = BatchOrder(self.corpus.lengths, self.batch_size, seed=seed)
+        self.policy = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        ).to(self.device)
+        self.policy_optimizer: torch.optim.Optimizer | None = None
+        if self.policy.learns:
+            self.policy_optimizer = torch.optim.AdamW(
+                self.policy.parameters(), lr=self.lr_schedule(1.0), weight_decay=self.policy_weight_decay
+            )
+        self.encoder_optimizer: torch.optim.Optimizer | None = None
+        if trains and self.model is not None:
+            self.model.to(self.device)
+            self.encoder_optimizer = torch.optim.AdamW(
+                [p for p in self.model.parameters() if p.requires_grad],
+                lr=self._encoder_schedule(1.0),
+                weight_decay=self.encoder_weight_decay,
+            )
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = None,
+        tb_log_name: str = "PolicyGradient",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train until at least ``total_timesteps`` transitions were taken.
+
+        Args:
+            total_timesteps: In transitions; a sentence of n tokens takes 2n - 1, times K.
+            callback: Stable-Baselines3 callbacks; ``on_step`` is called once per iteration.
+            log_interval: Iterations between two dumps; None keeps the constructor's.
+            tb_log_name: Name of the run in TensorBoard.
+            reset_num_timesteps: False continues counting.
+            progress_bar: Show a bar of transitions with reward.
+
+        Raises:
+            NonFiniteLossError: A loss or gradient is not finite; the weights are as before that iteration.
+        """
+        if log_interval is not None:
+            self.log_interval = log_interval
+        total_timesteps, callbacks = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar=False
+        )
+        bar = None
+        if progress_bar:
+            from tqdm import tqdm
+
+            bar = tqdm(total=total_timesteps, initial=self.num_timesteps, unit="transition", unit_scale=True)
+        callbacks.on_training_start(locals(), globals())
+        going = True
+        while going and self.num_timesteps < total_timesteps:
+            callbacks.on_rollout_start()
+            before = self.num_timesteps
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            self._iterate()
+            callbacks.update_locals(locals())
+            if bar is not None and self.last_iteration is not None:
+                bar.update(self.num_timesteps - before)
+                bar.set_postfix(reward=f"{float(self.last_iteration.rewards.mean()):.3f}")
+            if self.n_iterations % self.log_interval == 0:
+                self._dump()
+            going = callbacks.on_step()
+            callbacks.on_rollout_end()
+        if bar is not None:
+            bar.close()
+        callbacks.on_training_end()
+        return self
+
+    def _iterate(self) -> None:
+        """Sample, encode, reward and update once."""
+        start = time.perf_counter()
+        K = self.n_parses
+        batch = self.corpus.batch(self.order.next_indices()).to(self.device).repeat(K)
+        self.policy.set_training_mode(True)
+        transitions = self.policy.derive(batch, generator=self.generator)
+        trace = lockstep.trace(transitions, batch.lengths)
+        logits = self._update_encoder(batch, trace)
+        rewards = self._rewards(batch, transitions, logits)
+        if self.policy_optimizer is not None:
+            self._update_policy(batch, trace, transitions, rewards)
+        self.n_iterations += 1
+        taken = int((2 * batch.lengths - 1).sum())
+        self.num_timesteps += taken
+        seconds = time.perf_counter() - start
+        self.last_iteration = Iteration(batch, transitions, trace, rewards, logits, seconds)
+        record = self.logger.record_mean
+        record("rollout/reward", float(rewards.mean()))
+        record("rollout/depth", float(trace.heights.amax(dim=1).float().mean()) if trace.heights.shape[1] else 0.0)
+        record("time/examples_per_second", batch.n_examples / K / seconds)
+        record("time/transitions_per_second", taken / seconds)
+
+    def _update_encoder(self, batch: Batch, trace: Trace) -> Tensor | None:
+        """Take one step on the cross-entropy over all sampled parses; give the logits without dropout."""
+        if self.model is None:
+            return None
+        if self.encoder_optimizer is None:
+            with torch.no_grad():
+                logits: Tensor = self.model.head(self.model.encode(batch.tokens, trace), dropout=False)
+                return logits
+        self.model.train()
+        vectors = self.model.encode(batch.tokens, trace)
+        loss = F.cross_entropy(self.model.head(vectors, dropout=True), batch.labels)
+        # Dropout stands only in the head, so that the reward can judge the same vectors without its noise.
+        with torch.no_grad():
+            clean: Tensor = self.model.head(vectors, dropout=False)
+        rate = self._encoder_schedule(self._current_progress_remaining)
+        norm = self._step(self.encoder_optimizer, loss, rate, "encoder")
+        self.model.eval()
+        accuracy = (clean.argmax(dim=1) == batch.labels).float().mean()
+        self.logger.record_mean("train/cross_entropy", float(loss.detach()))
+        self.logger.record_mean("train/grad_norm_encoder", norm)
+        self.logger.record_mean("rollout/accuracy", float(accuracy))
+        self.logger.record("train/learning_rate_encoder", rate)
+        return clean
+
+    def _rewards(self, batch: Batch, transitions: Tensor, logits: Tensor | None) -> Tensor:
+        from_logits: Callable[[Tensor, Tensor], Tensor] | None = getattr(self.reward, "from_logits", None)
+        if from_logits is not None and logits is not None:
+            return from_logits(logits, batch.labels)
+        with torch.no_grad():
+            return self.reward(batch, transitions)
+
+    def _update_policy(self, batch: Batch, trace: Trace, transitions: Tensor, rewards: Tensor) -> None:
+        assert self.policy_optimizer is not None
+        advantages = BASELINES[self.baseline](rewards.view(-1, self.n_parses))
+        spread = advantages.std(correction=0)
+        if self.normalise_advantages:
+            advantages = advantages / spread.clamp_min(1e-8)
+        distribution = self.policy.judge(batch.tokens, trace)
+        free = distribution.free
+        of_rows = advantages.flatten().repeat(batch.n_sides)  # [R]: both sentences of an example share its reward
+        gain = policy_gradient_loss(distribution.log_prob(transitions), of_rows, free)
+        entropy = mean_over_free(distribution.normalised_entropy(), free)
+        loss = gain - self.entropy_coef * entropy
+        rate = self.lr_schedule(self._current_progress_remaining)
+        norm = self._step(self.policy_optimizer, loss, rate, "policy")
+        record = self.logger.record_mean
+        record("rollout/entropy", float(entropy.detach()))
+        record("train/policy_loss", float(gain.detach()))
+        record("train/advantage_mean", float(advantages.mean()))
+        record("train/advantage_std", float(spread))
+        record("train/grad_norm_policy", norm)
+        self.logger.record("train/learning_rate_policy", rate)
+
+    def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float, whose: str) -> float:
+        """Take one clipped gradient step and give the norm before clipping."""
+        if not bool(torch.isfinite(loss)):
+            raise NonFiniteLossError(
+                f"the {whose}'s loss is {float(loss.detach())} at iteration {self.n_iterations}; its weights were not "
+                "changed. A smaller learning rate or max_grad_norm usually mends it"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        weights = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = float(torch.nn.utils.clip_grad_norm_(weights, self.max_grad_norm))
+        if not np.isfinite(norm):
+            raise NonFiniteLossError(
+                f"the norm of the {whose}'s gradient is {norm} at iteration {self.n_iterations}; its weights were not "
+                "changed. A smaller learning rate usually mends it"
+            )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        return norm
+
+    def _dump(self) -> None:
+        self.logger.record("time/iterations", self.n_iterations)
+        self.logger.record("time/epochs", self.order.epoch + self.order.position / self.order.batches_per_epoch)
+        self.logger.record("time/total_timesteps", self.num_timesteps)
+        self.logger.dump(step=self.num_timesteps)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "corpus", "reward", "model", "order", "generator", "last_iteration"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        optimizers = ["policy_optimizer"] if self.policy_optimizer is not None else []
+        parts = ["policy", *optimizers]
+        if self.encoder_optimizer is not None:
+            parts += ["model", "encoder_optimizer"]
+        return parts, []

@@ -1,0 +1,73 @@
+"""Play the parsing game for a whole batch in lockstep, without gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rlparse import PAD, lockstep
+from rlparse.lockstep import LockstepState
+from rlparse_agents.distribution import TransitionDistribution
+
+Chooser = Callable[[LockstepState, Tensor], Tensor]
+"""Choose transitions: (state of the first a rows, their legal transitions [a, A]) to [a] int64."""
+
+
+@torch.no_grad()
+def roll_out(lengths: Tensor, n_tokens: int, choose: Chooser) -> Tensor:
+    """Let ``choose`` parse every sentence to its end.
+
+    Args:
+        lengths: [R] int64, longest first, so that the rows still running are always the first ones.
+        n_tokens: Padded length N.
+        choose: Called once a step with the rows still running.
+
+    Returns:
+        [R, T] int64. Complete derivations, PAD after the end.
+
+    Raises:
+        ValueError: ``lengths`` are not sorted.
+    """
+    if bool((lengths[1:] > lengths[:-1]).any()):
+        raise ValueError("lengths must be sorted, longest first")
+    n_steps = 2 * n_tokens - 1
+    transitions = torch.full((lengths.shape[0], n_steps), PAD, dtype=torch.int64, device=lengths.device)
+    state = lockstep.init(lengths, n_tokens)
+    running = (2 * lengths - 1 > torch.arange(n_steps, device=lengths.device).unsqueeze(1)).sum(1).tolist()
+    for t, active in enumerate(running):
+        if not active:
+            break
+        view = LockstepState(*(field[:active] for field in state))
+        actions = choose(view, lockstep.legal(view))
+        lockstep.apply_(view, actions)
+        transitions[:active, t] = actions
+    return transitions
+
+
+def longest_first(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the order that sorts rows by falling length, and the order that undoes it: each [R] int64."""
+    order = torch.argsort(lengths, descending=True, stable=True)
+    return order, torch.argsort(order)
+
+
+def uniform_trees(lengths: Tensor, n_tokens: int, generator: torch.Generator | None = None) -> Tensor:
+    """Sample one binary tree a row, every tree over its tokens equally likely.
+
+    Args:
+        lengths: [R] int64, in any order.
+        n_tokens: Padded length N.
+        generator: Source of randomness.
+
+    Returns:
+        [R, T] int64 derivations.
+    """
+
+    def choose(state: LockstepState, legal: Tensor) -> Tensor:
+        odds = lockstep.catalan_logits(state.stack_sizes, state.lengths - state.buffer_front)
+        logits = torch.stack((torch.zeros_like(odds), odds), dim=1)
+        return TransitionDistribution(logits, legal).sample(generator)
+
+    order, back = longest_first(lengths)
+    return roll_out(lengths[order], n_tokens, choose)[back]

@@ -1,0 +1,279 @@
+"""The parser state of a whole batch, advanced in lockstep: tensors and pure functions on them.
+
+Node ids live in one table a row: leaves are 0..N-1 (N is the padded length) and the j-th REDUCE of a row makes
+node N + j. Environment, rollout and stack machine all read the state from here; `ParserState` in
+`rlparse.transitions` is its readable twin for one sentence.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlparse import PAD
+from rlparse.errors import IllegalTransitionError, MalformedTreeError
+
+SHIFT, REDUCE = 0, 1
+
+
+class LockstepState(NamedTuple):
+    """State of R parsers over sentences of at most N tokens.
+
+    Attributes:
+        lengths: [R] int64. Tokens of each sentence.
+        stack: [R, N] int64. Node ids, bottom first; entries at and above the stack size are meaningless.
+        stack_sizes: [R] int64.
+        buffer_front: [R] int64. Index of the next token to shift, equal to the length when the buffer is empty.
+        children: [R, N - 1, 2] int64. Left and right child of node N + j; -1 while there is no such node.
+    """
+
+    lengths: Tensor
+    stack: Tensor
+    stack_sizes: Tensor
+    buffer_front: Tensor
+    children: Tensor
+
+    @property
+    def n_reduced(self) -> Tensor:
+        """[R] int64. REDUCEs so far: every one takes one item off what was shifted."""
+        return self.buffer_front - self.stack_sizes
+
+    @property
+    def finished(self) -> Tensor:
+        """[R] bool. One tree covers the sentence."""
+        return (self.buffer_front == self.lengths) & (self.stack_sizes == 1)
+
+
+def init(lengths: Tensor, n_tokens: int) -> LockstepState:
+    """Start one parser a row, with everything in the buffer.
+
+    Args:
+        lengths: [R] int64, each from 1 to ``n_tokens``.
+        n_tokens: Padded length N.
+
+    Raises:
+        ValueError: A length is outside 1..N.
+    """
+    if bool(((lengths < 1) | (lengths > n_tokens)).any()):
+        bad = int(((lengths < 1) | (lengths > n_tokens)).nonzero()[0])
+        raise ValueError(f"lengths must be from 1 to {n_tokens}, got {int(lengths[bad])} in row {bad}")
+    rows, device = lengths.shape[0], lengths.device
+    zeros = torch.zeros(rows, dtype=torch.int64, device=device)
+    return LockstepState(
+        lengths=lengths,
+        stack=torch.zeros(rows, n_tokens, dtype=torch.int64, device=device),
+        stack_sizes=zeros,
+        buffer_front=zeros.clone(),
+        children=torch.full((rows, n_tokens - 1, 2), -1, dtype=torch.int64, device=device),
+    )
+
+
+def legal(state: LockstepState) -> Tensor:
+    """Tell which transitions each row may take: the batched twin of `transitions.legal_transitions`.
+
+    Returns:
+        [R, A] bool. Column 0 SHIFT (the buffer is not empty), column 1 REDUCE (two items on the stack). Both are
+        False in a finished row.
+    """
+    return torch.stack((state.buffer_front < state.lengths, state.stack_sizes >= 2), dim=1)
+
+
+def tops(state: LockstepState) -> Tensor:
+    """Give the node ids that a tracker looks at.
+
+    Returns:
+        [R, 3] int64. Buffer front, top of the stack, second of the stack; -1 where there is none.
+    """
+    depth = state.stack_sizes.unsqueeze(1)  # [R, 1]
+    front = torch.where(state.buffer_front < state.lengths, state.buffer_front, -1)
+    first = state.stack.gather(1, (depth - 1).clamp_min(0))
+    second = state.stack.gather(1, (depth - 2).clamp_min(0))
+    first = torch.where(depth >= 1, first, -1)
+    second = torch.where(depth >= 2, second, -1)
+    return torch.cat((front.unsqueeze(1), first, second), dim=1)
+
+
+def apply(state: LockstepState, actions: Tensor) -> LockstepState:
+    """Take one transition in every row and return the new state; the old one is left as it was.
+
+    Args:
+        state: The state before.
+        actions: [R] int64. SHIFT, REDUCE, or PAD to leave a row as it is.
+
+    Raises:
+        IllegalTransitionError: A row's transition is not legal; the message names the first such row.
+    """
+    allowed = legal(state)
+    wrong = ~torch.cat((allowed, torch.ones_like(allowed[:, :1])), dim=1).gather(1, actions.unsqueeze(1)).squeeze(1)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        size, front, length = (int(x[row]) for x in (state.stack_sizes, state.buffer_front, state.lengths))
+        step = 2 * front - size
+        if int(actions[row]) == SHIFT:
+            raise IllegalTransitionError(
+                f"row {row}: SHIFT at step {step} needs a token in the buffer, all {length} are shifted"
+            )
+        raise IllegalTransitionError(
+            f"row {row}: REDUCE at step {step} needs 2 items on the stack, found {size}"
+        )
+    fresh = LockstepState(
+        state.lengths,
+        state.stack.clone(),
+        state.stack_sizes.clone(),
+        state.buffer_front.clone(),
+        state.children.clone(),
+    )
+    apply_(fresh, actions)
+    return fresh
+
+
+def apply_(state: LockstepState, actions: Tensor) -> None:
+    """Take one legal transition in every row, in place and unchecked: the loop of rollouts and of `trace`.
+
+    A row with PAD writes only to entries that carry no meaning, so that no row has to be picked out.
+    """
+    n_tokens = state.stack.shape[1]
+    sizes = state.stack_sizes
+    shift, reduce = actions == SHIFT, actions == REDUCE
+    if n_tokens > 1:
+        below = (sizes.unsqueeze(1) - torch.tensor([2, 1], device=sizes.device)).clamp_min(0)  # [R, 2]
+        made = state.n_reduced.clamp_max(n_tokens - 2)
+        slot = made.view(-1, 1, 1).expand(-1, 1, 2)
+        pair = state.stack.gather(1, below).unsqueeze(1)
+        keep = state.children.gather(1, slot)
+        state.children.scatter_(1, slot, torch.where(reduce.view(-1, 1, 1), pair, keep))
+        node = torch.where(shift, state.buffer_front, made + n_tokens)
+    else:
+        node = state.buffer_front
+    # Where a SHIFT or REDUCE pushes; a PAD row pushes just above its stack, or onto itself when the stack is full.
+    place = (sizes - 2 * reduce.long()).clamp(0, n_tokens - 1).unsqueeze(1)
+    pushed = torch.where((shift | reduce).unsqueeze(1), node.unsqueeze(1), state.stack.gather(1, place))
+    state.stack.scatter_(1, place, pushed)
+    state.stack_sizes.add_(shift.long()).sub_(reduce.long())
+    state.buffer_front.add_(shift.long())
+
+
+class Trace(NamedTuple):
+    """What a batch of complete derivations does, step by step.
+
+    Attributes:
+        lengths: [R] int64.
+        children: [R, N - 1, 2] int64. Children of node N + j; -1 past the row's last node.
+        steps: [R, N - 1] int64. Step at which node N + j is made; -1 past the last.
+        heights: [R, N - 1] int64. Height of node N + j above its deepest leaf, from 1; 0 past the last.
+        tops: [R, T, 3] int64. Buffer front, stack top and second *before* each step; -1 where there is none.
+        legal: [R, T, A] bool. Legal transitions before each step; all False after the end.
+    """
+
+    lengths: Tensor
+    children: Tensor
+    steps: Tensor
+    heights: Tensor
+    tops: Tensor
+    legal: Tensor
+
+
+def trace(transitions: Tensor, lengths: Tensor) -> Trace:
+    """Replay complete derivations on the lockstep parser, without touching any vector.
+
+    Args:
+        transitions: [R, T] int, T = 2N - 1, PAD after the end.
+        lengths: [R] int64.
+
+    Raises:
+        ValueError: ``transitions`` is not [R, 2N - 1] with N at least the longest sentence.
+        IllegalTransitionError: A transition is not legal where it stands.
+        MalformedTreeError: A row stops before one tree covers its sentence, or goes on after it.
+    """
+    if transitions.dim() != 2 or transitions.shape[1] % 2 == 0 or transitions.shape[0] != lengths.shape[0]:
+        raise ValueError(
+            f"transitions must be [R, 2N - 1] with R = {lengths.shape[0]} rows, got {tuple(transitions.shape)}"
+        )
+    rows, n_steps = transitions.shape
+    n_tokens = (n_steps + 1) // 2
+    transitions = transitions.long()
+    state = init(lengths, n_tokens)
+    _check(transitions, lengths)
+    heights = torch.zeros(rows, 2 * n_tokens - 1, dtype=torch.int64, device=lengths.device)
+    seen_tops = torch.empty(rows, n_steps, 3, dtype=torch.int64, device=lengths.device)
+    seen_legal = torch.empty(rows, n_steps, 2, dtype=torch.bool, device=lengths.device)
+    for t in range(n_steps):
+        top = tops(state)
+        seen_tops[:, t] = top
+        seen_legal[:, t] = legal(state)
+        actions = transitions[:, t]
+        if n_tokens > 1:
+            reduce = actions == REDUCE
+            made = (state.n_reduced.clamp_max(n_tokens - 2) + n_tokens).unsqueeze(1)
+            taller = heights.gather(1, top[:, 1:].clamp_min(0)).amax(dim=1, keepdim=True) + 1
+            heights.scatter_(1, made, torch.where(reduce.unsqueeze(1), taller, heights.gather(1, made)))
+        apply_(state, actions)
+    is_reduce = transitions == REDUCE
+    ordinal = is_reduce.long().cumsum(1) - 1
+    steps = torch.full((rows, n_tokens), -1, dtype=torch.int64, device=lengths.device)
+    numbers = torch.arange(n_steps, device=lengths.device).expand(rows, -1)
+    # The last column takes what is not a REDUCE and is cut off.
+    steps.scatter_(1, torch.where(is_reduce, ordinal, n_tokens - 1), torch.where(is_reduce, numbers, -1))
+    return Trace(lengths, state.children, steps[:, :-1], heights[:, n_tokens:], seen_tops, seen_legal)
+
+
+def _check(transitions: Tensor, lengths: Tensor) -> None:
+    """Raise unless every row is one complete derivation followed by PAD."""
+    shift, reduce = transitions == SHIFT, transitions == REDUCE
+    known = shift | reduce | (transitions == PAD)
+    if not bool(known.all()):
+        row, step = (int(x) for x in (~known).nonzero()[0])
+        raise ValueError(
+            f"transitions hold 0 (SHIFT), 1 (REDUCE) or {PAD} (PAD), found {int(transitions[row, step])} "
+            f"in row {row} at step {step}"
+        )
+    size_after = (shift.long() - reduce.long()).cumsum(1)
+    size_before = size_after - shift.long() + reduce.long()
+    shifted = shift.long().cumsum(1)
+    short = reduce & (size_before < 2)
+    long = shift & (shifted > lengths.unsqueeze(1))
+    for wrong, rule in ((short, "REDUCE"), (long, "SHIFT")):
+        if bool(wrong.any()):
+            row, step = (int(x) for x in wrong.nonzero()[0])
+            found = (
+                f"needs 2 items on the stack, found {int(size_before[row, step])}"
+                if rule == "REDUCE"
+                else f"needs a token in the buffer, all {int(lengths[row])} are shifted"
+            )
+            raise IllegalTransitionError(f"row {row}: {rule} at step {step} {found}")
+    expected = 2 * lengths - 1
+    real = (shift | reduce).long()
+    ends = real.sum(1)
+    gaps = (real.cumsum(1) != torch.arange(1, real.shape[1] + 1, device=real.device)) & real.bool()
+    unfinished = (ends != expected) | gaps.any(1)
+    if bool(unfinished.any()):
+        bad = unfinished.nonzero().squeeze(1).tolist()
+        shown = ", ".join(f"{r} ({int(size_after[r, -1])} items left)" for r in bad[:5])
+        raise MalformedTreeError(
+            f"{len(bad)} of {len(lengths)} derivations are not 2n - 1 transitions that end in one tree, "
+            f"followed by PAD: rows {shown}"
+        )
+
+
+def catalan_logits(state_sizes: Tensor, buffer_sizes: Tensor) -> Tensor:
+    """Log-odds of REDUCE against SHIFT under which every binary tree over the sentence is equally likely.
+
+        P(SHIFT | s items on the stack, b tokens in the buffer) = (s + 1) b / (s (2 b + s - 1))
+
+    which is the share of the completions (ballot numbers) that begin with a SHIFT. Fair coins instead would
+    favour some trees exponentially.
+
+    Args:
+        state_sizes: Any shape, int64. Stack sizes s.
+        buffer_sizes: Same shape, int64. Buffer sizes b.
+
+    Returns:
+        Same shape, float32. log P(REDUCE) - log P(SHIFT) where both are legal, else 0.
+    """
+    s, b = state_sizes.float(), buffer_sizes.float()
+    free = (state_sizes >= 2) & (buffer_sizes >= 1)
+    shift = ((s + 1) * b) / (s * (2 * b + s - 1)).clamp_min(1.0)
+    shift = torch.where(free, shift, torch.full_like(shift, 0.5))
+    return torch.log1p(-shift) - torch.log(shift)

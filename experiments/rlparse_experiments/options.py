@@ -59,12 +59,13 @@ def configure(
     config = _with_open_fields(config_type) if defaults is None else defaults
     for path in ([preset_file(preset)] if preset else []) + list(config_files):
         config = apply_settings(config, read_settings(path))
-    read_ahead = [*more, ("config", _CONFIG, tuple(config_files)), ("debug", _DEBUG, False)]
     options_type = make_dataclass(
         "Options",
         [
-            *((name, annotation, field(default=value)) for name, annotation, value in read_ahead),
+            *((name, annotation, field(default=value)) for name, annotation, value in more),
             ("settings", Annotated[config_type, tyro.conf.arg(name="")], field(default=config)),
+            ("config", _CONFIG, field(default=tuple(config_files))),
+            ("debug", _DEBUG, field(default=False)),
         ],
         frozen=True,
     )
@@ -156,7 +157,7 @@ _PRESET = Annotated[
 _CONFIG = Annotated[
     tuple[Path, ...],
     tyro.conf.UseAppendAction,
-    tyro.conf.arg(metavar="FILE", help="YAML file of settings; may be given again, a later file wins"),
+    tyro.conf.arg(metavar="FILE", help="YAML file of settings; the later one wins"),
 ]
 _DEBUG = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="show the traceback of an error")]
 _RESUME = Annotated[

@@ -1,1 +1,33 @@
-"""The parsing game as Gymnasium environments."""
+"""The parsing game as Gymnasium environments; importing this registers them.
+
+gymnasium.make("rlparse_envs:rlparse/ShiftReduce-v0")
+"""
+
+import gymnasium
+
+from rlparse_envs.observations import FeatureObserver, SymbolicObserver
+from rlparse_envs.rewards import (
+    AccuracyReward,
+    BranchingF1Reward,
+    GoldF1Reward,
+    LogLikelihoodReward,
+    Reward,
+)
+from rlparse_envs.shift_reduce import ShiftReduceEnv
+
+SHIFT_REDUCE_ID = "rlparse/ShiftReduce-v0"
+
+if SHIFT_REDUCE_ID not in gymnasium.registry:
+    gymnasium.register(SHIFT_REDUCE_ID, entry_point="rlparse_envs.shift_reduce:ShiftReduceEnv")
+
+__all__ = [
+    "SHIFT_REDUCE_ID",
+    "ShiftReduceEnv",
+    "Reward",
+    "AccuracyReward",
+    "LogLikelihoodReward",
+    "GoldF1Reward",
+    "BranchingF1Reward",
+    "SymbolicObserver",
+    "FeatureObserver",
+]

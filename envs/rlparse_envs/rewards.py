@@ -1,0 +1,351 @@
+"""Rewards: what the finished parses of an example are worth. Higher is better, and never a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlparse import PAD
+from rlparse.corpora.batching import Batch
+from rlparse.lockstep import REDUCE, SHIFT
+from rlparse.trees import balanced
+
+if TYPE_CHECKING:
+    from rlparse.models.nli_model import NLIModel
+
+RewardName = Literal["gold_f1", "accuracy", "log_likelihood"]
+Branching = Literal["right", "left", "balanced"]
+Convention = Literal["nyu", "root_excluded"]
+
+CONVENTIONS: tuple[Convention, ...] = ("nyu", "root_excluded")
+"""The conventions that score sentences one by one and need no words; see `rlparse.parse_scores` for more."""
+
+
+class Reward(Protocol):
+    """Anything that judges complete derivations of a whole batch at once."""
+
+    def __call__(self, batch: Batch, transitions: Tensor) -> Tensor:
+        """Judge every example.
+
+        Args:
+            batch: R = S * B rows, S sentences of each of B examples.
+            transitions: [R, T] int64. One complete derivation a row, PAD after its end.
+
+        Returns:
+            [B] float32. Higher is better.
+        """
+        ...
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Switch dropout off without gradients, and leave every submodule's mode as it was."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+class ModelReward:
+    """What the classifier says on top of the parses; the two subclasses read it differently.
+
+    The model always judges in evaluation mode, so that the same parses earn the same reward.
+
+    Args:
+        model: Encodes derivations and classifies the example; its batches come from its own vocabulary.
+    """
+
+    def __init__(self, model: NLIModel) -> None:
+        self.model = model
+
+    @staticmethod
+    def from_logits(logits: Tensor, labels: Tensor) -> Tensor:
+        """Turn logits that are already there into rewards."""
+        raise NotImplementedError
+
+    def logits(self, batch: Batch, transitions: Tensor) -> Tensor:
+        """Classify every example under these parses.
+
+        Returns:
+            [B, C] float32, on the model's device.
+        """
+        with _evaluating(self.model):
+            logits: Tensor = self.model(batch.to(self.model.device), transitions.to(self.model.device))
+        return logits
+
+    def __call__(self, batch: Batch, transitions: Tensor) -> Tensor:
+        """Judge every example; see `Reward`."""
+        logits = self.logits(batch, transitions)
+        return self.from_logits(logits, batch.labels.to(logits.device))
+
+
+class AccuracyReward(ModelReward):
+    """1 where the model finds the right class from these parses, else 0."""
+
+    @staticmethod
+    def from_logits(logits: Tensor, labels: Tensor) -> Tensor:
+        """Reward logits that are already there, as a training step has them.
+
+            R[b] = [argmax_c logits[b, c] == labels[b]]
+
+        Args:
+            logits: [B, C] float.
+            labels: [B] int64.
+
+        Returns:
+            [B] float32, 0 or 1, without gradient.
+        """
+        return (logits.detach().argmax(dim=1) == labels).float()
+
+
+class LogLikelihoodReward(ModelReward):
+    """The log-probability, in nats, that the model gives the right class: -log(C) for a blind guess."""
+
+    @staticmethod
+    def from_logits(logits: Tensor, labels: Tensor) -> Tensor:
+        """Reward logits that are already there, as a training step has them.
+
+            R[b] = log softmax(logits[b])[labels[b]]
+
+        Args:
+            logits: [B, C] float.
+            labels: [B] int64.
+
+        Returns:
+            [B] float32, without gradient.
+        """
+        return -F.cross_entropy(logits.detach().float(), labels, reduction="none")
+
+
+class GoldF1Reward:
+    """Unlabelled F1 of the parses against the gold trees: the upper bound that no learner without them has.
+
+    The mean over an example's sentences of the F1 of each, as `rlparse.parse_scores` counts it one by one.
+
+    Args:
+        convention: "nyu": every span of more than one token counts, the root's too, punctuation stays; a
+            one-token sentence scores 1. "root_excluded": the same without the root's span; a sentence with
+            no other scores 1.
+
+    Raises:
+        ValueError: Unknown convention, or, when called, a row without a gold parse.
+    """
+
+    def __init__(self, convention: Convention = "nyu") -> None:
+        if convention not in CONVENTIONS:
+            raise ValueError(
+                f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r} "
+                "(a reward judges one sentence at a time and sees no words)"
+            )
+        self.convention = convention
+
+    def __call__(self, batch: Batch, transitions: Tensor) -> Tensor:
+        """Judge every example; see `Reward`."""
+        if not bool(batch.has_gold.all()):
+            rows = (~batch.has_gold).nonzero().squeeze(1).tolist()
+            side, example = divmod(rows[0], batch.n_examples)
+            raise ValueError(
+                f"gold_f1 needs a gold parse of every sentence, {len(rows)} of {len(batch.has_gold)} rows "
+                f"have none; the first is row {rows[0]}, sentence {side} of corpus example "
+                f"{int(batch.indices[example])}"
+            )
+        return mean_over_sides(bracketing_f1(transitions, batch.gold, self.convention), batch.n_sides)
+
+
+class BranchingF1Reward:
+    """F1 against a trivial tree over the same tokens ("nyu"): what every learner must be able to earn.
+
+    Args:
+        branching: "right", "left" or "balanced" (split at floor(n / 2)).
+
+    Raises:
+        ValueError: Unknown branching.
+    """
+
+    def __init__(self, branching: Branching) -> None:
+        if branching not in _BRANCHINGS:
+            raise ValueError(f"branching must be one of {', '.join(_BRANCHINGS)}, got {branching!r}")
+        self.branching: Branching = branching
+
+    def __call__(self, batch: Batch, transitions: Tensor) -> Tensor:
+        """Judge every example; see `Reward`."""
+        target = _BRANCHINGS[self.branching](batch.lengths, transitions.shape[1])
+        return mean_over_sides(bracketing_f1(transitions, target), batch.n_sides)
+
+
+def make_reward(reward: RewardName | str | Reward, model: NLIModel | None = None) -> Reward:
+    """Look up a reward by its name; anything callable is one already.
+
+    Raises:
+        ValueError: Unknown name, or a reward that needs a model without one.
+    """
+    if not isinstance(reward, str):
+        if not callable(reward):
+            raise ValueError(f"a reward is a name or a callable (batch, transitions) -> [B], got {reward!r}")
+        return reward
+    if reward == "gold_f1":
+        return GoldF1Reward()
+    if reward not in _MODEL_REWARDS:
+        raise ValueError(
+            f"reward must be one of gold_f1, {', '.join(_MODEL_REWARDS)} or a callable, got {reward!r}"
+        )
+    if model is None:
+        raise ValueError(f"reward {reward!r} is what a model says of the parses: pass model=, an NLIModel")
+    return _MODEL_REWARDS[reward](model)
+
+
+_MODEL_REWARDS: dict[str, type[ModelReward]] = {
+    "accuracy": AccuracyReward,
+    "log_likelihood": LogLikelihoodReward,
+}
+
+
+def mean_over_sides(values: Tensor, n_sides: int) -> Tensor:
+    """Average the rows of each example.
+
+    Args:
+        values: [R] float, side-major: row s * B + b is sentence s of example b.
+        n_sides: S.
+
+    Returns:
+        [B] float.
+    """
+    return values.view(n_sides, -1).mean(dim=0)
+
+
+def span_keys(transitions: Tensor) -> Tensor:
+    """Name the span that every REDUCE builds by one integer, without a loop over rows or steps.
+
+    After step t, ``c[t]`` tokens are shifted and ``z[t]`` items are on the stack. A REDUCE at t leaves its
+    node at height ``z[t]``, so the node begins with the last token that was shifted to just that height:
+
+        end = c[t],   start = c[u] - 1,   u = max {u <= t : step u is a SHIFT and z[u] = z[t]}
+        key = end * N + (N - 1 - start)
+
+    A stable sort by height brings the steps of equal height together in order of time, and a running
+    maximum over the SHIFTs in it finds every u at once. Along a row keys grow with time: ends never fall,
+    and among spans with the same end the later is the wider.
+
+    Args:
+        transitions: [R, T] int64. Complete derivations, PAD after the end.
+
+    Returns:
+        [R, T] int64. Key of the span made at each step, 0 where a step makes none. Spans of more than one
+        token have keys of at least 2N.
+    """
+    shift, reduce = transitions == SHIFT, transitions == REDUCE
+    n_tokens = (transitions.shape[1] + 1) // 2
+    shifted = shift.long().cumsum(dim=1)  # [R, T]
+    height = shifted - reduce.long().cumsum(dim=1)
+    order = height.argsort(dim=1, stable=True)
+    place = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    last_shift = torch.where(shift.gather(1, order), place, 0).cummax(dim=1).values
+    start = shifted.gather(1, order).gather(1, last_shift) - 1
+    start = torch.empty_like(start).scatter_(1, order, start)  # back to the order of time
+    return torch.where(reduce, shifted * n_tokens + n_tokens - 1 - start, 0)
+
+
+def bracketing_f1(predicted: Tensor, gold: Tensor, convention: Convention = "nyu") -> Tensor:
+    """Score each row's tree against another tree over the same tokens.
+
+    Two binary trees over n tokens have n - 1 spans each, so precision, recall and F1 are the same number.
+
+    Args:
+        predicted: [R, T] int64. Complete derivations, PAD after the end.
+        gold: [R, T] int64. Likewise.
+        convention: See `GoldF1Reward`.
+
+    Returns:
+        [R] float32, from 0 to 1.
+
+    Raises:
+        ValueError: The shapes differ, or a row's two trees are over different numbers of tokens.
+    """
+    if predicted.shape != gold.shape or predicted.dim() != 2:
+        raise ValueError(
+            f"predicted and gold must both be [R, T], got {tuple(predicted.shape)} and {tuple(gold.shape)}"
+        )
+    n_spans = (predicted == REDUCE).sum(dim=1)  # [R]
+    expected = (gold == REDUCE).sum(dim=1)
+    if not torch.equal(n_spans, expected):
+        row = int((n_spans != expected).nonzero()[0])
+        raise ValueError(
+            f"row {row}: the predicted tree has {int(n_spans[row])} spans, the gold tree "
+            f"{int(expected[row])}; both must be complete derivations over the same tokens"
+        )
+    found = span_keys(predicted)
+    known = span_keys(gold).cummax(dim=1).values  # sorted: keys grow with time, and repeats do no harm
+    at = torch.searchsorted(known, found).clamp_max(known.shape[1] - 1)
+    matched = ((known.gather(1, at) == found) & (found > 0)).sum(dim=1)
+    if convention == "root_excluded":  # the root is always right
+        matched, n_spans = (matched - 1).clamp_min(0), (n_spans - 1).clamp_min(0)
+    return torch.where(n_spans > 0, matched / n_spans.clamp_min(1), 1.0).float()
+
+
+def right_branching(lengths: Tensor, n_steps: int) -> Tensor:
+    """Derive ``( a ( b ( c d ) ) )`` for every row: all tokens are shifted, then reduced.
+
+    Args:
+        lengths: [R] int64.
+        n_steps: T, at least 2n - 1 for the longest row.
+
+    Returns:
+        [R, T] int64, PAD after the end.
+    """
+    step, n = _steps(lengths, n_steps)
+    return _padded(torch.where(step < n, SHIFT, REDUCE), step, n)
+
+
+def left_branching(lengths: Tensor, n_steps: int) -> Tensor:
+    """Derive ``( ( ( a b ) c ) d )`` for every row: every token after the first is reduced at once.
+
+    Args:
+        lengths: [R] int64.
+        n_steps: T, at least 2n - 1 for the longest row.
+
+    Returns:
+        [R, T] int64, PAD after the end.
+    """
+    step, n = _steps(lengths, n_steps)
+    return _padded(torch.where((step % 2 == 1) | (step == 0), SHIFT, REDUCE), step, n)
+
+
+def balanced_trees(lengths: Tensor, n_steps: int) -> Tensor:
+    """Derive the tree split at floor(n / 2) for every row; the loop is over different lengths, not rows.
+
+    Args:
+        lengths: [R] int64.
+        n_steps: T, at least 2n - 1 for the longest row.
+
+    Returns:
+        [R, T] int64, PAD after the end.
+    """
+    table = torch.full(((n_steps + 1) // 2 + 1, n_steps), PAD, dtype=torch.int64)
+    for n in set(lengths.tolist()):
+        table[n, : 2 * n - 1] = torch.tensor(balanced(n, split="floor"))
+    return table.to(lengths.device)[lengths]
+
+
+_BRANCHINGS: dict[Branching, Callable[[Tensor, int], Tensor]] = {
+    "right": right_branching,
+    "left": left_branching,
+    "balanced": balanced_trees,
+}
+
+
+def _steps(lengths: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
+    return torch.arange(n_steps, device=lengths.device).unsqueeze(0), lengths.unsqueeze(1)  # [1, T], [R, 1]
+
+
+def _padded(transitions: Tensor, step: Tensor, n: Tensor) -> Tensor:
+    return torch.where(step < 2 * n - 1, transitions, PAD)

@@ -1,0 +1,532 @@
+"""The parsing game for one example at a time, as a Gymnasium environment."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from rlparse import PAD
+from rlparse.corpora.batching import Batch
+from rlparse.corpora.corpus import Corpus
+from rlparse.corpora.examples import Example, Sentence
+from rlparse.corpora.logic import embedded_logic
+from rlparse.corpora.tokenizer import tokenize
+from rlparse.transitions import ParserState, Transition
+from rlparse.trees import parse_binary
+from rlparse.vocabulary import Vocabulary
+from rlparse_envs.observations import (
+    GameSize,
+    ObservationName,
+    ObserverFactory,
+    Situation,
+    action_mask,
+    make_observer,
+)
+from rlparse_envs.rendering import bracketed, render_parser
+from rlparse_envs.rewards import (
+    AccuracyReward,
+    BranchingF1Reward,
+    GoldF1Reward,
+    LogLikelihoodReward,
+    ModelReward,
+    Reward,
+    RewardName,
+    make_reward,
+)
+
+if TYPE_CHECKING:
+    from rlparse.models.nli_model import NLIModel
+
+Order = Literal["random", "sequential"]
+RenderMode = Literal["ansi", "human"]
+
+EMBEDDED_EXAMPLES = 1000
+TYPED = -1
+"""Stands where the index of a corpus example would, for an example that was typed in."""
+
+_OPTIONS = ("example", "sentences", "label")
+_ROLES = {1: ("sentence",), 2: ("premise", "hypothesis")}
+
+
+@functools.cache
+def embedded_corpus() -> Corpus:
+    """Generate the corpus of an environment that is given none: pairs of formulas, the same every time."""
+    return embedded_logic(EMBEDDED_EXAMPLES, 1, 1, seed=0)[0]
+
+
+class _Played(NamedTuple):
+    """The example of the current episode.
+
+    Attributes:
+        position: In the corpus, or TYPED.
+        sentences: Its words, with gold parses where known.
+        label: None for a typed example without one.
+        batch: The same as one-example tensors.
+    """
+
+    position: int
+    sentences: tuple[Sentence, ...]
+    label: str | None
+    batch: Batch
+
+
+class ShiftReduceEnv(gymnasium.Env[Any, np.int64]):
+    """Parse the sentences of one example, transition by transition, and be paid for the trees.
+
+    ## Description
+    A shift-reduce parser starts with the words of a sentence in a buffer and an empty stack.
+    SHIFT moves the next word from the buffer to the stack, REDUCE joins the two topmost items of the stack
+    into one tree. After 2n - 1 transitions one binary tree covers the n words. An episode is one example:
+    premise, then hypothesis, for natural language inference; the only sentence, for a corpus of single
+    ones. Nothing says what a good tree is but the reward at the end.
+
+    ## Action Space
+    ``Discrete(2)``:
+
+    | action | transition | legal when                         |
+    |--------|------------|------------------------------------|
+    | 0      | SHIFT      | there is a word in the buffer      |
+    | 1      | REDUCE     | there are two items on the stack   |
+
+    Before the end at least one is legal. An illegal action is replaced by the legal one and flagged, so
+    that agents that know nothing of masks can play. The mask (SHIFT, REDUCE) is in ``info["action_mask"]``,
+    in ``action_masks()`` for sb3-contrib's MaskablePPO, and in ``obs["action_mask"]`` of the symbolic
+    observation. It is all 0 once the episode has ended.
+
+    ## Observation Space
+    ``observation="symbolic"`` (the default) is a flat ``Dict`` of integer arrays:
+    ``tokens``, ``length``, ``transitions``, ``stack_spans``, ``stack_size``, ``buffer_front``, ``side``,
+    ``action_mask``; see `rlparse_envs.observations.SymbolicObserver`. ``observation="features"`` is a
+    ``Box`` of floats in [-1, 1] that describes the top of the stack and the front of the buffer; see
+    `rlparse_envs.observations.FeatureObserver`, whose ``names`` tell what each component is. Only the
+    sentence being parsed is shown. After a sentence's last transition the observation is the start of the
+    next sentence; after the episode's last one it shows the finished last sentence. All arrays are new at
+    every step.
+
+    ## Rewards
+    0 until the last transition, then one number, higher is better:
+
+    - ``"gold_f1"`` (the default): unlabelled F1 against the gold trees, convention "nyu", mean over the
+      sentences. Examples without a gold parse of every sentence are never drawn.
+    - ``"accuracy"``: 1 if the model finds the right class from these trees, else 0.
+    - ``"log_likelihood"``: log-probability that the model gives the right class.
+    - any callable ``(batch, transitions) -> [B]``; see `rlparse_envs.rewards.Reward`.
+
+    ## Starting State
+    An empty stack and all words of the first sentence in the buffer. The example is drawn
+    uniformly from the corpus, or, with ``order="sequential"``, the next one; a seed starts that order from
+    the beginning. With ``reset(options=...)`` it is
+
+    - ``{"example": 17}``: that of the corpus;
+    - ``{"sentences": ["A man sleeps.", "( ( A man ) sleeps )"], "label": "entailment"}``: these. A sentence
+      in brackets brings its gold tree; one whose words, split at spaces, are all in the vocabulary is taken
+      as it stands; any other is tokenised. The label may be left out unless the reward needs it.
+
+    ## Episode End
+    The episode terminates when one tree covers each sentence: after exactly the sum of 2n - 1 over its
+    sentences. It is never truncated.
+
+    ## Information
+    At every step: ``action_mask`` ([2] int8), ``illegal_action`` (bool: the action was
+    replaced), ``n_illegal_actions`` (so far in the episode). After ``reset`` also ``example`` (position in
+    the corpus, -1 for a typed one), ``lengths`` (words of each sentence), ``label`` (or None). After
+    ``step`` also ``transition``, the one taken. At the end also:
+
+    - ``derivations``, ``parses``: the transitions of each sentence, and its tree in brackets;
+    - ``gold_parses``: the gold trees in brackets, None where there is none;
+    - ``reward_parts``: the reward under the name of its kind, ``gold_f1`` where there are gold trees,
+      ``accuracy`` and ``log_likelihood`` where a model was asked;
+    - ``is_success``: with the rewards of a model, its class is right; with an F1, all spans are. Absent
+      with a reward of one's own. Stable-Baselines3 logs its mean as the success rate;
+    - ``prediction``: the class that the model gives, with the rewards of a model;
+    - ``example``, ``lengths``, ``label`` again.
+
+    ## Arguments
+    ```python
+    gymnasium.make("rlparse_envs:rlparse/ShiftReduce-v0", corpus=corpus, reward="accuracy", model=model)
+    ```
+
+    - ``corpus``: the examples; by default 1000 generated pairs of logical formulas. Without a vocabulary it
+      gets one of all its words; with ``model`` it has to be bound to the model's
+      (`Corpus.with_vocabulary`).
+    - ``reward``: see Rewards.
+    - ``model``: for the rewards "accuracy" and "log_likelihood"; "features" then also show its word
+      embeddings.
+    - ``observation``: "symbolic", "features", or a callable that makes an observer of one's own.
+    - ``order``: "random" or "sequential".
+    - ``max_tokens``: the longest sentence that may come, which fixes the shapes; by default the longest of
+      the corpus. Examples with a longer sentence are never drawn.
+    - ``render_mode``: "ansi" (``render()`` returns text), "human" (every step prints it) or None.
+
+    ## Version History
+    - v0: first version.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "human"], "render_fps": 4}  # noqa: RUF012  # as in Env
+
+    def __init__(
+        self,
+        corpus: Corpus | None = None,
+        *,
+        reward: RewardName | str | Reward = "gold_f1",
+        model: NLIModel | None = None,
+        observation: ObservationName | str | ObserverFactory = "symbolic",
+        order: Order = "random",
+        max_tokens: int | None = None,
+        render_mode: RenderMode | None = None,
+    ) -> None:
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(f"render_mode must be ansi, human or None, got {render_mode!r}")
+        if order not in ("random", "sequential"):
+            raise ValueError(f"order must be random or sequential, got {order!r}")
+        self.render_mode = render_mode
+        self.order = order
+        self.reward = make_reward(reward, model)
+        self.reward_name = reward if isinstance(reward, str) else _name_of(reward)
+        self.model = model
+        self.corpus = _with_vocabulary(embedded_corpus() if corpus is None else corpus, model)
+        longest = self.corpus.lengths.max(axis=1)  # [n]
+        self.max_tokens = int(longest.max()) if max_tokens is None else max_tokens
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+        self._eligible = self._find_eligible(longest)
+        if model is not None:
+            _check_fit(model, self.corpus, len(self._vocabulary))
+        size = GameSize(self.max_tokens, self.corpus.n_sides, len(self._vocabulary))
+        self.observer = make_observer(observation, size, model)
+        self.observation_space = self.observer.space
+        self.action_space: spaces.Discrete = spaces.Discrete(len(Transition))
+        self._position = 0
+        self._played: _Played | None = None
+        self._reward_of_episode = 0.0
+
+    @property
+    def _vocabulary(self) -> Vocabulary:
+        assert self.corpus.vocabulary is not None
+        return self.corpus.vocabulary
+
+    def _find_eligible(self, longest: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Positions of the examples that may be drawn."""
+        short = longest <= self.max_tokens
+        if not short.any():
+            raise ValueError(
+                f"corpus {self.corpus.name!r} has no example with at most max_tokens={self.max_tokens} "
+                f"tokens a sentence; the shortest needs {int(longest.min())}"
+            )
+        if isinstance(self.reward, GoldF1Reward):
+            short &= self.corpus.has_gold.all(axis=1)
+            if not short.any():
+                raise ValueError(
+                    f"reward 'gold_f1' needs gold parses, but corpus {self.corpus.name!r} has no example "
+                    f"with one for every sentence and at most {self.max_tokens} tokens a sentence"
+                )
+        return np.flatnonzero(short)
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start the next example, or the one that ``options`` asks for; see "Starting State".
+
+        Raises:
+            ValueError: Unknown options, or an example that this environment cannot play.
+            IndexError: No such example in the corpus.
+            MalformedTreeError: A typed sentence begins with a bracket but is not a binary tree.
+        """
+        super().reset(seed=seed)
+        if seed is not None:
+            self._position = 0
+        self._played = self._choose(dict(options or {}))
+        self._finished: list[ParserState] = []
+        self._n_illegal = 0
+        self._start_sentence(0)
+        if self.render_mode == "human":
+            self._print()
+        return self._observe(), self._info(illegal=False) | self._about_example()
+
+    def _choose(self, options: dict[str, Any]) -> _Played:
+        """Draw an example, or take the one asked for."""
+        unknown = [key for key in options if key not in _OPTIONS]
+        if unknown:
+            raise ValueError(f"reset options are {', '.join(_OPTIONS)}; got {', '.join(map(repr, unknown))}")
+        if "sentences" in options:
+            if "example" in options:
+                raise ValueError("reset options name either an example of the corpus or sentences, got both")
+            return self._typed(options["sentences"], options.get("label"))
+        if "label" in options:
+            raise ValueError("reset option 'label' belongs to 'sentences', which are missing")
+        if "example" in options:
+            return self._corpus_example(self._asked_for(options["example"]))
+        if self.order == "sequential":
+            index = int(self._eligible[self._position % len(self._eligible)])
+            self._position += 1
+        else:
+            index = int(self._eligible[self.np_random.integers(len(self._eligible))])
+        return self._corpus_example(index)
+
+    def _asked_for(self, index: Any) -> int:
+        """Check the position of an example that the caller chose."""
+        if isinstance(index, bool) or not isinstance(index, (int, np.integer)):
+            raise ValueError(f"reset option 'example' must be a position in the corpus (int), got {index!r}")
+        position = int(index)
+        if not 0 <= position < len(self.corpus):
+            raise IndexError(
+                f"reset option 'example' must be from 0 to {len(self.corpus) - 1} in corpus "
+                f"{self.corpus.name!r}, got {position}"
+            )
+        if position not in self._eligible:
+            lengths = self.corpus.lengths[position]
+            why = (
+                f"it has {int(lengths.max())} tokens in a sentence, max_tokens is {self.max_tokens}"
+                if lengths.max() > self.max_tokens
+                else "reward 'gold_f1' needs a gold parse of every sentence"
+            )
+            raise ValueError(f"example {position} of corpus {self.corpus.name!r} cannot be played: {why}")
+        return position
+
+    def _corpus_example(self, index: int) -> _Played:
+        sentences, label = self.corpus.example(index)
+        return _Played(index, sentences, label, self.corpus.batch([index]))
+
+    def _typed(self, texts: Any, label: str | None) -> _Played:
+        """Read an example that the caller typed."""
+        n_sides, labels = self.corpus.n_sides, self.corpus.labels
+        if (
+            isinstance(texts, str)
+            or not isinstance(texts, Sequence)
+            or not all(isinstance(t, str) for t in texts)
+        ):
+            raise ValueError(f"reset option 'sentences' must be a list of {n_sides} texts, got {texts!r}")
+        if len(texts) != n_sides:
+            raise ValueError(
+                f"reset option 'sentences' must have {n_sides} ({' and '.join(_roles(n_sides))}) in corpus "
+                f"{self.corpus.name!r}, got {len(texts)}"
+            )
+        if label is None and isinstance(self.reward, ModelReward):
+            raise ValueError(
+                f"reward {self.reward_name!r} needs the right class of typed sentences: "
+                f"reset option 'label', one of {', '.join(labels)}"
+            )
+        if label is not None and label not in labels:
+            raise ValueError(f"reset option 'label' must be one of {', '.join(labels)}, got {label!r}")
+        sentences = tuple(self._read(text, role) for text, role in zip(texts, _roles(n_sides), strict=True))
+        example = Example(sentences, labels[0] if label is None else label)
+        corpus = Corpus.from_examples([example], labels=labels, name="typed").with_vocabulary(
+            self._vocabulary
+        )
+        batch = corpus.batch([0])._replace(indices=torch.tensor([TYPED]))
+        return _Played(TYPED, sentences, label, batch)
+
+    def _read(self, text: str, role: str) -> Sentence:
+        """Turn a typed text into a sentence, with its gold parse if it has brackets."""
+        words = tuple(text.split())
+        if not words:
+            raise ValueError(f"the {role} has no words: {text!r}")
+        if words[0] == "(" and words[-1] == ")":
+            sentence = Sentence(*parse_binary(text))
+        elif all(word in self._vocabulary for word in words):
+            sentence = Sentence(words)
+        else:
+            sentence = Sentence(tuple(tokenize(text)))
+        if len(sentence.tokens) > self.max_tokens:
+            raise ValueError(
+                f"the {role} has {len(sentence.tokens)} tokens, this environment takes {self.max_tokens}; "
+                f"make it with max_tokens={len(sentence.tokens)} or more"
+            )
+        if sentence.transitions is None and isinstance(self.reward, GoldF1Reward):
+            raise ValueError(
+                f"reward 'gold_f1' needs a gold parse, but the {role} has none: type it in brackets, such as "
+                "'( ( a man ) sleeps )', or use another reward"
+            )
+        return sentence
+
+    def _start_sentence(self, side: int) -> None:
+        """Fill the buffer with one sentence of the example."""
+        assert self._played is not None
+        tokens = self._played.sentences[side].tokens
+        ids = self._played.batch.tokens[side, : len(tokens)].numpy()
+        self._situation = Situation(ParserState(len(tokens)), tokens, ids, side)
+
+    def step(self, action: np.int64 | int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take one transition; see the class for what comes back.
+
+        Raises:
+            gymnasium.error.ResetNeeded: Before the first ``reset``, or after the end of the episode.
+            ValueError: The action is neither 0 nor 1.
+        """
+        if self._played is None:
+            raise gymnasium.error.ResetNeeded("step needs an example to parse: call reset() first")
+        parser = self._situation.parser
+        if parser.is_terminal:
+            raise gymnasium.error.ResetNeeded(
+                f"the episode has ended after {sum(p.step for p in self._finished)} steps with one tree "
+                "over each sentence: call reset() before step()"
+            )
+        if not self.action_space.contains(action):
+            raise ValueError(f"action must be 0 (SHIFT) or 1 (REDUCE), got {action!r}")
+        illegal = not parser.legal[int(action)]
+        transition = Transition(1 - int(action) if illegal else int(action))
+        self._n_illegal += illegal
+        parser.apply(transition)
+
+        reward, terminated = 0.0, False
+        outcome: dict[str, Any] = {}
+        if not any(parser.legal):
+            self._finished.append(parser)
+            if len(self._finished) < self.corpus.n_sides:
+                self._start_sentence(len(self._finished))
+            else:
+                terminated = True
+                reward, outcome = self._judge(self._played)
+        self._reward_of_episode = reward
+        if self.render_mode == "human":
+            self._print()
+        info = self._info(illegal=illegal) | {"transition": int(transition)} | outcome
+        return self._observe(), reward, terminated, False, info
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Tell which actions are legal, [2] bool; sb3-contrib's MaskablePPO calls it by this name."""
+        if self._played is None:
+            raise gymnasium.error.ResetNeeded("there are no legal actions before the first reset()")
+        return np.array(self._situation.parser.legal, dtype=np.bool_)
+
+    def _observe(self) -> Any:
+        return self.observer.observe(self._situation)
+
+    def _info(self, *, illegal: bool) -> dict[str, Any]:
+        return {
+            "action_mask": action_mask(self._situation.parser),
+            "illegal_action": illegal,
+            "n_illegal_actions": self._n_illegal,
+        }
+
+    def _about_example(self) -> dict[str, Any]:
+        assert self._played is not None
+        lengths = tuple(len(sentence.tokens) for sentence in self._played.sentences)
+        return {"example": self._played.position, "lengths": lengths, "label": self._played.label}
+
+    def _judge(self, played: _Played) -> tuple[float, dict[str, Any]]:
+        """Give the finished episode its reward, and tell what it is made of."""
+        transitions = _derivations(self._finished, played.batch.tokens.shape[1])
+        outcome: dict[str, Any] = {}
+        parts: dict[str, float] = {}
+        with torch.no_grad():
+            if isinstance(self.reward, ModelReward):
+                logits = self.reward.logits(played.batch, transitions)
+                labels = played.batch.labels.to(logits.device)
+                values = self.reward.from_logits(logits, labels)
+                accuracy = AccuracyReward.from_logits(logits, labels).item()
+                parts["accuracy"] = accuracy
+                parts["log_likelihood"] = LogLikelihoodReward.from_logits(logits, labels).item()
+                outcome["prediction"] = self.corpus.labels[int(logits[0].argmax())]
+                outcome["is_success"] = accuracy == 1.0
+            else:
+                values = self.reward(played.batch, transitions)
+            reward = self._checked(values)
+            if isinstance(self.reward, (GoldF1Reward, BranchingF1Reward)):
+                outcome["is_success"] = reward == 1.0
+            if self.reward_name != "gold_f1" and bool(played.batch.has_gold.all()):
+                parts["gold_f1"] = GoldF1Reward()(played.batch, transitions).item()
+        parts[self.reward_name] = reward
+        derivations = tuple(tuple(map(int, parser.transitions)) for parser in self._finished)
+        words = [sentence.tokens for sentence in played.sentences]
+        outcome |= {
+            "derivations": derivations,
+            "parses": tuple(bracketed(w, d) for w, d in zip(words, derivations, strict=True)),
+            "gold_parses": tuple(
+                None if gold is None else bracketed(tokens, gold) for tokens, gold, _ in played.sentences
+            ),
+            "reward_parts": parts,
+        }
+        return reward, outcome | self._about_example()
+
+    def _checked(self, values: Any) -> float:
+        """Take the reward of the only example out of what a reward returned."""
+        if not isinstance(values, Tensor) or values.shape != (1,):
+            found = f"a tensor {tuple(values.shape)}" if isinstance(values, Tensor) else f"{values!r}"
+            raise ValueError(f"reward {self.reward_name!r} must return a tensor [B], here [1], got {found}")
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"reward {self.reward_name!r} must be finite, got {values.item()}")
+        return float(values.item())
+
+    def render(self) -> str | None:
+        """Draw the parser: returned as text in mode "ansi"; in mode "human" it has been printed already."""
+        if self.render_mode is None:
+            gymnasium.logger.warn(
+                "render() does nothing without a render mode; make the environment with "
+                'render_mode="ansi" or render_mode="human"'
+            )
+        return self._drawing() if self.render_mode == "ansi" else None
+
+    def _print(self) -> None:
+        print(self._drawing(), end="\n\n")
+
+    def _drawing(self) -> str:
+        """Write the episode so far: where it stands, earlier sentences, the parser, the reward at the end."""
+        if self._played is None:
+            raise gymnasium.error.ResetNeeded("there is nothing to draw before the first reset()")
+        position, sentences, label, _ = self._played
+        parser, tokens, _, side = self._situation
+        roles = _roles(len(sentences))
+        name = "typed example" if position == TYPED else f"{self.corpus.name} {position}"
+        about = [name] if label is None else [name, f"label {label}"]
+        lines = [" · ".join((*about, roles[side], f"step {parser.step} of {2 * parser.n_tokens - 1}"))]
+        for earlier in range(side):
+            parse = bracketed(sentences[earlier].tokens, self._finished[earlier].transitions)
+            lines.append(f"{roles[earlier]}  {parse}")
+        lines += ["", render_parser(parser, tokens)]
+        if parser.is_terminal:
+            lines.append("")
+            for sentence, role in zip(sentences, roles, strict=True):
+                if sentence.transitions is not None:
+                    lines.append(f"gold {role}  {bracketed(sentence.tokens, sentence.transitions)}")
+            lines.append(f"reward  {self.reward_name} {self._reward_of_episode:.4f}")
+        return "\n".join(lines)
+
+
+def _name_of(reward: Reward) -> str:
+    """Give a callable's own name, for ``reward_parts`` and messages."""
+    return str(getattr(reward, "__name__", type(reward).__name__))
+
+
+def _roles(n_sides: int) -> tuple[str, ...]:
+    return _ROLES.get(n_sides) or tuple(f"sentence {side + 1}" for side in range(n_sides))
+
+
+def _with_vocabulary(corpus: Corpus, model: NLIModel | None) -> Corpus:
+    """Return the corpus with a vocabulary: its own words, unless a model has to understand the indices."""
+    if corpus.vocabulary is not None:
+        return corpus
+    if model is not None:
+        raise ValueError(
+            f"corpus {corpus.name!r} has to share the model's vocabulary: pass "
+            "corpus.with_vocabulary(vocabulary)"
+        )
+    return corpus.with_vocabulary(Vocabulary.build(corpus.token_counts()))
+
+
+def _check_fit(model: NLIModel, corpus: Corpus, n_types: int) -> None:
+    """Raise unless the model was built for examples like those of the corpus."""
+    pairs = {
+        "vocabulary entries": (model.embedding.num_embeddings, n_types),
+        "classes": (model.head.classify.out_features, len(corpus.labels)),
+        "sentences per example": (model.n_sides, corpus.n_sides),
+    }
+    wrong = [f"{has} {what}, corpus {needs}" for what, (has, needs) in pairs.items() if has != needs]
+    if wrong:
+        raise ValueError(f"the model does not fit corpus {corpus.name!r}: model {'; model '.join(wrong)}")
+
+
+def _derivations(parsers: Sequence[ParserState], n_tokens: int) -> Tensor:
+    """Collect finished parsers' transitions: [R, 2N - 1] int64, PAD after each one's end."""
+    transitions = torch.full((len(parsers), 2 * n_tokens - 1), PAD, dtype=torch.int64)
+    for row, parser in enumerate(parsers):
+        transitions[row, : parser.step] = torch.tensor(parser.transitions)
+    return transitions

@@ -156,11 +156,11 @@ def _train(argv: Sequence[str], prog: str) -> int:
 
 
 def _evaluate(argv: Sequence[str], prog: str) -> int:
-    from rlparse_experiments.config import EvaluateConfig
+    from rlparse_experiments.arguments import EvaluateArguments
     from rlparse_experiments.options import read_options
 
     about = "Measure a trained run: accuracy, and its parses against gold and trivial trees."
-    config = read_options(EvaluateConfig, argv, prog=prog, description=about)
+    config = read_options(EvaluateArguments, argv, prog=prog, description=about)
     from rlparse_experiments.evaluate import run_evaluate
 
     return run_evaluate(config)
@@ -175,11 +175,11 @@ def _compare(argv: Sequence[str], prog: str) -> int:
 
 
 def _parse(argv: Sequence[str], prog: str) -> int:
-    from rlparse_experiments.config import ParseConfig
+    from rlparse_experiments.arguments import ParseArguments
     from rlparse_experiments.options import read_options
 
     about = "Parse sentences with a trained run."
-    config = read_options(ParseConfig, argv, prog=prog, description=about)
+    config = read_options(ParseArguments, argv, prog=prog, description=about)
     from rlparse_experiments.parse import run_parse
 
     return run_parse(config)

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rlparse.corpora.corpus import Corpus
 
 SAMPLED_SENTENCES = 5_000
-"""Parse statistics of a larger corpus come from so many of its sentences, evenly spaced."""
+"""Parse statistics of a larger corpus come from so many of its sentences, drawn at random."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class LogicData:
 class InspectData:
     """What is in corpus files."""
 
-    paths: tyro.conf.Positional[tuple[Path, ...]]
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH ...")]
     """Files or folders; together they are one corpus."""
     skip_bad_lines: bool = False
     """Leave out lines that cannot be read, and list the first of them, in place of stopping at one."""
@@ -153,7 +153,7 @@ def describe(corpus: Corpus) -> str:
         ("tokens", f"{lengths.sum():,} of {len(corpus.token_counts()):,} types"),
         (
             "length",
-            f"mean {lengths.mean():.2f}, median {median:g}, 90 % up to {p90:g}, 99 % up to {p99:g}, "
+            f"mean {lengths.mean():.2f}, median {median:.0f}, 90 % up to {p90:.0f}, 99 % up to {p99:.0f}, "
             f"longest {lengths.max()}",
         ),
         (
@@ -175,32 +175,29 @@ def show_examples(corpus: Corpus, n: int) -> str:
         example = corpus.example(index)
         lines.append(f"  {example.label}")
         for sentence in example.sentences:
-            known = sentence.transitions is not None
-            lines.append("    " + (format_brackets(*sentence[:2]) if known else " ".join(sentence.tokens)))
+            parse, words = sentence.transitions, sentence.tokens
+            lines.append("    " + (" ".join(words) if parse is None else format_brackets(words, parse)))
     return "\n".join(lines)
 
 
 def _parse_rows(corpus: Corpus) -> list[tuple[str, str]]:
     """Say how many sentences have a gold parse, how deep those are, and what trivial trees score."""
     import numpy as np
-    from rlparse.parse_scores import score_parses
 
-    from rlparse.trees import balanced, depth, left_branching, right_branching
+    from rlparse.parse_scores import mean_depth, score_trivial_trees
 
     has_gold = corpus.has_gold
     parsed = np.argwhere(has_gold)
     rows = [("gold parses", f"{len(parsed):,} ({len(parsed) / has_gold.size:.1%} of the sentences)")]
     if len(parsed):
-        step = -(-len(parsed) // SAMPLED_SENTENCES)
-        sampled = [corpus.sentence(index, side).transitions or () for index, side in parsed[::step].tolist()]
-        note = "" if step == 1 else f" (over {len(sampled):,} of them)"
-        rows.append(("gold depth", f"mean {np.mean([depth(gold) for gold in sampled]):.2f}{note}"))
-        trivial = {"left": left_branching, "right": right_branching, "balanced": balanced}
-        scores = [
-            f"{name} {100 * score_parses([tree((len(gold) + 1) // 2) for gold in sampled], sampled).f1:.1f}"
-            for name, tree in trivial.items()
-        ]
-        rows.append(("F1, nyu", f"{', '.join(scores)} against gold{note}"))
+        n = min(len(parsed), SAMPLED_SENTENCES)
+        drawn = parsed if n == len(parsed) else np.random.default_rng(0).choice(parsed, n, replace=False)
+        sampled = [corpus.sentence(index, side) for index, side in drawn.tolist()]
+        gold = [sentence.transitions or () for sentence in sampled]
+        scores = score_trivial_trees(gold, [sentence.tokens for sentence in sampled], "nyu")
+        note = "" if n == len(parsed) else f" (of {n:,} drawn at random)"
+        rows.append(("gold depth", f"mean {mean_depth(gold):.2f}{note}"))
+        rows.append(("F1, nyu", ", ".join(f"{kind} {score.f1:.1%}" for kind, score in scores.items()) + note))
     return rows
 
 

@@ -1,10 +1,10 @@
 """Binary trees as derivations: reading and writing brackets, spans, trivial and random trees.
 
-A *derivation* is the sequence of ``2n - 1`` transitions (SHIFT = 0, REDUCE = 1) that builds a binary tree over
-n tokens from left to right. Each binary tree has exactly one, so derivations are the representation of trees
-everywhere. A *span* is ``(start, end)`` with the end excluded. Everything here takes time linear in the length
-of the sentence (what starts from spans sorts them first) and nothing recurses, so very long and very deep
-trees work. No torch here.
+A *derivation* is the sequence of ``2n - 1`` transitions (SHIFT = 0, REDUCE = 1) that builds a binary tree
+over n tokens from left to right. Each binary tree has exactly one, so derivations are the representation of
+trees everywhere. A *span* is ``(start, end)`` with the end excluded. Everything here takes time linear in the
+length of the sentence (what starts from spans sorts them first) and nothing recurses, so very long and very
+deep trees work. No torch here.
 """
 
 from __future__ import annotations
@@ -384,13 +384,18 @@ def left_branching(n_tokens: int) -> list[int]:
     return [SHIFT] + [SHIFT, REDUCE] * (n_tokens - 1)
 
 
-def right_branching(n_tokens: int) -> list[int]:
-    """Return the derivation of ``(a (b (c d)))``.
+def right_branching(n_tokens: int, *, final_at_root: bool = False) -> list[int]:
+    """Return the derivation of ``(a (b (c d)))``, or with ``final_at_root`` of ``((a (b c)) d)``.
+
+    The second form suits a sentence that ends with a full stop: treebanks attach it to the root, and this
+    alone doubles the score of right-branching trees on English.
 
     Raises:
         ValueError: There is no token.
     """
     _check_length(n_tokens)
+    if final_at_root and n_tokens > 1:
+        return [*right_branching(n_tokens - 1), SHIFT, REDUCE]
     return [SHIFT] * n_tokens + [REDUCE] * (n_tokens - 1)
 
 

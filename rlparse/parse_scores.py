@@ -1,0 +1,596 @@
+"""How well parses agree: F1 under named conventions, self-F1, recall by label, depth, trivial trees.
+
+All trees compared here are binary and over the same tokens, so that precision, recall and F1 of a sentence
+are one number: shared spans / spans. What still differs between publications is which spans count, and of
+what the mean is taken; the same trees may score 16 or 40. A `Convention` settles both, and every score
+carries the name of its own:
+
+    nyu     mean over sentences; the root's span counts, punctuation is kept (Williams et al. 2018)
+    prpn    mean over sentences; without the root, without punctuation (Shen et al. 2018)
+    evalb   spans of the whole corpus pooled, the root's too, punctuation is kept
+
+Spans of one token never count. A sentence in which nothing is left to count scores 1 where the mean is over
+sentences, and adds nothing where spans are pooled. A change to a convention is written behind its name:
+``nyu-root``, ``evalb-punctuation``, ``prpn+punctuation``. Scores are fractions of 1. No torch here.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from itertools import accumulate, combinations
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from rlparse import trees
+from rlparse.errors import MalformedTreeError
+
+__all__ = [
+    "CONVENTIONS",
+    "TRIVIAL_TREES",
+    "Bracketings",
+    "Convention",
+    "LabelRecall",
+    "ParseScore",
+    "SelfScore",
+    "find_convention",
+    "is_punctuation",
+    "mean_depth",
+    "mean_height",
+    "recall_by_label",
+    "score_parses",
+    "score_trivial_trees",
+    "self_f1",
+    "trivial_trees",
+]
+
+Derivations = Sequence[Sequence[int]]
+Spans = frozenset[tuple[int, int]]
+
+
+class Convention(NamedTuple):
+    """Which spans count, and of what the mean is taken.
+
+    Attributes:
+        name: What every score under this convention is reported with.
+        level: ``sentence``: mean of the sentences' scores; ``corpus``: one score of all spans pooled.
+        root: Whether the span of the whole sentence counts, which every tree has right.
+        punctuation: Whether punctuation tokens stay in the trees. If not, they are cut out of both trees.
+    """
+
+    name: str
+    level: Literal["sentence", "corpus"]
+    root: bool
+    punctuation: bool
+
+    def describe(self) -> str:
+        """Spell the convention out in a few words."""
+        return ", ".join(
+            [
+                "mean over sentences" if self.level == "sentence" else "spans of the corpus pooled",
+                "root counts" if self.root else "root excluded",
+                "punctuation kept" if self.punctuation else "punctuation removed",
+            ]
+        )
+
+
+CONVENTIONS: dict[str, Convention] = {
+    "nyu": Convention("nyu", "sentence", root=True, punctuation=True),
+    "prpn": Convention("prpn", "sentence", root=False, punctuation=False),
+    "evalb": Convention("evalb", "corpus", root=True, punctuation=True),
+}
+"""The conventions that have a name of their own."""
+
+
+def find_convention(name: str | Convention, *, drop_punctuation: bool | None = None) -> Convention:
+    """Look up ``nyu``, ``prpn``, ``evalb``, or one of them with changes: ``nyu-root``, ``prpn+punctuation``.
+
+    Args:
+        name: A name, possibly followed by changes: ``+`` or ``-``, then ``root`` or ``punctuation``.
+        drop_punctuation: Where given, decides about punctuation; the name of the result says so.
+
+    Raises:
+        ValueError: There is no such convention, or a change that changes nothing.
+    """
+    if isinstance(name, Convention):
+        convention = name
+    else:
+        words = name.replace("-", " -").replace("+", " +").split()
+        known = f"{', '.join(CONVENTIONS)}, or one with changes such as nyu-root or prpn+punctuation"
+        if not words or words[0] not in CONVENTIONS:
+            raise ValueError(f"unknown convention {name!r}, expected {known}")
+        convention = CONVENTIONS[words[0]]
+        for word in words[1:]:
+            part, wanted = word[1:], word[0] == "+"
+            if part not in ("root", "punctuation"):
+                raise ValueError(f"unknown change {word!r} in convention {name!r}, expected {known}")
+            if getattr(convention, part) == wanted:
+                state = "has" if wanted else "leaves out"
+                raise ValueError(f"convention {name!r}: {convention.name} already {state} {part}")
+            convention = _changed(convention, part, wanted)
+    if drop_punctuation is not None and convention.punctuation == drop_punctuation:
+        convention = _changed(convention, "punctuation", not drop_punctuation)
+    return convention
+
+
+def _changed(convention: Convention, part: str, wanted: bool) -> Convention:
+    undo = ("-" if wanted else "+") + part
+    if undo in convention.name:
+        name = convention.name.replace(undo, "")
+    else:
+        name = convention.name + ("+" if wanted else "-") + part
+    return convention._replace(
+        name=name,
+        root=wanted if part == "root" else convention.root,
+        punctuation=wanted if part == "punctuation" else convention.punctuation,
+    )
+
+
+_ESCAPED_BRACKETS = {"-LRB-", "-RRB-", "-LSB-", "-RSB-", "-LCB-", "-RCB-"}
+_WORDS_AND_SIGNS = set("&%#@*/\\§¶†‡()[]{}")
+
+
+def is_punctuation(token: str) -> bool:
+    """Say whether a token is punctuation: a stop, comma, colon, quote, dash or escaped bracket (``-LRB-``).
+
+    Signs that are read as words (``&``, ``%``, ``$``, ``#``) are not, nor are unescaped brackets, which no
+    treebank has but ListOps does.
+    """
+    if token in _ESCAPED_BRACKETS:
+        return True
+    return all(
+        character == "`" or (unicodedata.category(character)[0] == "P" and character not in _WORDS_AND_SIGNS)
+        for character in token
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ spans
+
+
+class Bracketings:
+    """The spans of many trees, found once, so that they can be compared with several others.
+
+    Every function here that takes derivations takes these as well.
+
+    Args:
+        derivations: One complete derivation a sentence.
+        tokens: The words of the same sentences; needed by conventions that remove punctuation.
+
+    Raises:
+        MalformedTreeError: A derivation is not one binary tree, or not one over the sentence's tokens.
+        ValueError: There are not as many token sequences as derivations.
+    """
+
+    def __init__(self, derivations: Derivations, tokens: Sequence[Sequence[str]] | None = None) -> None:
+        if tokens is not None and len(tokens) != len(derivations):
+            raise ValueError(f"got {len(derivations)} derivations, but the tokens of {len(tokens)} sentences")
+        self.tokens = tokens
+        self.n_tokens: list[int] = []
+        self._spans: list[Spans] = []
+        for i, derivation in enumerate(derivations):
+            try:
+                nodes = trees.spans(derivation)
+            except MalformedTreeError as error:
+                raise MalformedTreeError(f"sentence {i}: {error}") from None
+            if tokens is not None and len(tokens[i]) != len(nodes) + 1:
+                raise MalformedTreeError(
+                    f"sentence {i} has {len(tokens[i])} tokens, but its derivation has {len(nodes) + 1}"
+                )
+            self._spans.append(frozenset(nodes))
+            self.n_tokens.append(len(nodes) + 1)
+        self._without_punctuation: tuple[list[Spans], list[int]] | None = None
+
+    def __len__(self) -> int:
+        """How many sentences there are."""
+        return len(self._spans)
+
+    def spans(self, *, punctuation: bool) -> tuple[list[Spans], list[int]]:
+        """Return every sentence's spans of two or more tokens and its number of tokens.
+
+        Args:
+            punctuation: False cuts punctuation tokens out of the trees: their leaves vanish, as do nodes
+                that are left with one child. A sentence may then have no token.
+
+        Raises:
+            ValueError: Punctuation is to be removed and there are no tokens to tell it by.
+        """
+        if punctuation:
+            return self._spans, self.n_tokens
+        if self._without_punctuation is None:
+            if self.tokens is None:
+                raise ValueError("removing punctuation needs the tokens of the sentences: pass tokens=...")
+            kept_spans, kept_lengths = [], []
+            for spans, words in zip(self._spans, self.tokens, strict=True):
+                places = _new_places(words)
+                kept_lengths.append(places[-1])
+                if places[-1] < len(words):
+                    moved = {(places[start], places[end]) for start, end in spans}
+                    spans = frozenset([span for span in moved if span[1] - span[0] > 1])
+                kept_spans.append(spans)
+            self._without_punctuation = kept_spans, kept_lengths
+        return self._without_punctuation
+
+
+def _new_places(words: Sequence[str]) -> list[int]:
+    """Where each boundary between words lies once punctuation is cut out: after how many kept words."""
+    return list(accumulate(map(_is_kept, words), initial=0))
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_kept(token: str) -> bool:
+    return not is_punctuation(token)
+
+
+def _bracketings(parses: Bracketings | Derivations, tokens: Sequence[Sequence[str]] | None) -> Bracketings:
+    return parses if isinstance(parses, Bracketings) else Bracketings(parses, tokens)
+
+
+# --------------------------------------------------------------------------------------------------------- F1
+
+
+class ParseScore(NamedTuple):
+    """How well two sets of trees over the same sentences agree.
+
+    Attributes:
+        convention: Full name of the convention; never quote the number without it.
+        f1: Unlabelled F1, a fraction of 1.
+        exact_match: Share of sentences whose two trees are the same (after removing punctuation, if that is
+            so).
+        n_sentences: Sentences scored.
+        n_skipped: Sentences left out because they hold only punctuation, and that is removed.
+        n_spans: Spans that count, of all sentences.
+        n_shared: How many of them both trees have.
+    """
+
+    convention: str
+    f1: float
+    exact_match: float
+    n_sentences: int
+    n_skipped: int
+    n_spans: int
+    n_shared: int
+
+    def __str__(self) -> str:
+        """Give the score as percentage with its convention."""
+        return f"F1 {100 * self.f1:.2f} ({self.convention}, {self.n_sentences:,} sentences)"
+
+
+def score_parses(
+    predicted: Bracketings | Derivations,
+    gold: Bracketings | Derivations,
+    tokens: Sequence[Sequence[str]] | None = None,
+    convention: str | Convention = "nyu",
+    *,
+    drop_punctuation: bool | None = None,
+) -> ParseScore:
+    """Score trees against gold trees, or any trees against any others (the score is symmetric).
+
+    Sentence level: mean over sentences of |predicted ∩ gold| / |gold|, 1 where gold is empty. Corpus level:
+    sum of |predicted ∩ gold| / sum of |gold|.
+
+    Args:
+        predicted: One complete derivation a sentence, or their `Bracketings`.
+        gold: The same of the trees to compare with.
+        tokens: Words of the sentences; needed only if punctuation is removed.
+        convention: ``nyu``, ``prpn``, ``evalb``, or a variant such as ``nyu-root``.
+        drop_punctuation: Where given, overrides what the convention says about punctuation.
+
+    Returns:
+        The score with the full name of its convention.
+
+    Raises:
+        ValueError: Unknown convention, no sentences, different sentences, or nothing to count.
+        MalformedTreeError: A derivation is not one binary tree over its sentence.
+    """
+    rules = find_convention(convention, drop_punctuation=drop_punctuation)
+    ours = _bracketings(predicted, tokens)
+    theirs = _bracketings(gold, tokens)
+    _check_same_sentences(ours, theirs)
+    predicted_spans, n_tokens = ours.spans(punctuation=rules.punctuation)
+    gold_spans, gold_n_tokens = theirs.spans(punctuation=rules.punctuation)
+    excluded = 0 if rules.root else 1  # the root's span, which both trees have
+    total = 0.0
+    n_sentences = n_same = n_spans = n_shared = 0
+    for i, (ours_i, theirs_i) in enumerate(zip(predicted_spans, gold_spans, strict=True)):
+        if n_tokens[i] != gold_n_tokens[i]:
+            raise ValueError(
+                f"sentence {i}: {n_tokens[i]} words are left without punctuation in one set of trees, "
+                f"{gold_n_tokens[i]} in the other; their tokens differ"
+            )
+        if n_tokens[i] == 0:
+            continue
+        n_sentences += 1
+        n_same += ours_i == theirs_i
+        count = len(theirs_i) - excluded
+        if count > 0:
+            shared = len(ours_i & theirs_i) - excluded
+            total += shared / count
+            n_spans += count
+            n_shared += shared
+        else:
+            total += 1.0
+    if n_sentences == 0:
+        raise ValueError(
+            f"no sentence to score ({len(ours)} hold only punctuation, which {rules.name} removes)"
+        )
+    if rules.level == "corpus" and n_spans == 0:
+        raise ValueError(
+            f"no span to score: none of {n_sentences} sentences has one that counts under {rules.name}"
+        )
+    return ParseScore(
+        convention=rules.name,
+        f1=n_shared / n_spans if rules.level == "corpus" else total / n_sentences,
+        exact_match=n_same / n_sentences,
+        n_sentences=n_sentences,
+        n_skipped=len(ours) - n_sentences,
+        n_spans=n_spans,
+        n_shared=n_shared,
+    )
+
+
+class SelfScore(NamedTuple):
+    """How well several runs agree with each other.
+
+    Attributes:
+        convention: Full name of the convention.
+        f1: Mean F1 over all unordered pairs of runs, a fraction of 1.
+        n_runs: How many runs were compared.
+        pairs: The score of each pair, in the order (0, 1), (0, 2), …, (1, 2), ….
+    """
+
+    convention: str
+    f1: float
+    n_runs: int
+    pairs: tuple[ParseScore, ...]
+
+
+def self_f1(
+    runs: Sequence[Bracketings | Derivations],
+    tokens: Sequence[Sequence[str]] | None = None,
+    convention: str | Convention = "nyu",
+    *,
+    drop_punctuation: bool | None = None,
+) -> SelfScore:
+    """Score how far runs find the same trees, whatever gold says: mean F1 over unordered pairs of runs.
+
+    Args:
+        runs: The trees of each run, over the same sentences in the same order.
+        tokens: Words of the sentences; needed only if punctuation is removed.
+        convention: As in `score_parses`.
+        drop_punctuation: As in `score_parses`.
+
+    Raises:
+        ValueError: There are fewer than two runs, or as `score_parses`.
+    """
+    if len(runs) < 2:
+        raise ValueError(f"self-F1 compares runs in pairs and needs at least 2 of them, got {len(runs)}")
+    found = [_bracketings(run, tokens) for i, run in enumerate(runs)]
+    rules = find_convention(convention, drop_punctuation=drop_punctuation)
+    pairs = tuple(score_parses(a, b, None, rules) for a, b in combinations(found, 2))
+    return SelfScore(rules.name, sum(pair.f1 for pair in pairs) / len(pairs), len(runs), pairs)
+
+
+def _check_same_sentences(ours: Bracketings, theirs: Bracketings) -> None:
+    if len(ours) != len(theirs):
+        raise ValueError(f"got trees of {len(ours)} sentences to compare with trees of {len(theirs)}")
+    if len(ours) == 0:
+        raise ValueError("no sentence to score")
+    if ours.n_tokens != theirs.n_tokens:
+        lengths = zip(ours.n_tokens, theirs.n_tokens, strict=True)
+        wrong = [(i, n, m) for i, (n, m) in enumerate(lengths) if n != m]
+        i, n, m = wrong[0]
+        raise ValueError(
+            f"{len(wrong)} of {len(ours)} sentences differ in length, first sentence {i}: "
+            f"{n} tokens, expected {m} as in the trees to compare with"
+        )
+
+
+# -------------------------------------------------------------------------------------------- recall by label
+
+
+class LabelRecall(NamedTuple):
+    """How many gold phrases of one label are nodes of the predicted trees.
+
+    Attributes:
+        convention: Full name of the convention that said which spans count.
+        label: Label without function tags: ``NP-SBJ`` counts as ``NP``.
+        n_gold: Gold phrases with this label.
+        n_found: Those of them that the predicted trees have.
+    """
+
+    convention: str
+    label: str
+    n_gold: int
+    n_found: int
+
+    @property
+    def recall(self) -> float:
+        """The share found, a fraction of 1."""
+        return self.n_found / self.n_gold
+
+
+def recall_by_label(
+    predicted: Bracketings | Derivations,
+    labelled_spans: Sequence[Iterable[tuple[int, int, str]] | None],
+    tokens: Sequence[Sequence[str]] | None = None,
+    convention: str | Convention = "nyu",
+    *,
+    drop_punctuation: bool | None = None,
+) -> dict[str, LabelRecall]:
+    """Count by label (NP, VP, PP, …) which gold phrases the predicted trees have as nodes.
+
+    Phrases of one token, and the ROOT or TOP above the sentence, never count; other phrases over the whole
+    sentence do unless the convention excludes the root. Phrases are pooled over sentences, whatever the
+    convention's level.
+
+    Args:
+        predicted: One complete derivation a sentence, or their `Bracketings`.
+        labelled_spans: Gold phrases of each sentence, None where it has no labelled tree.
+        tokens: Words of the sentences; needed only if punctuation is removed.
+        convention: As in `score_parses`.
+        drop_punctuation: As in `score_parses`.
+
+    Returns:
+        Label to counts, the most frequent label first.
+
+    Raises:
+        ValueError: Unknown convention, different sentences, or no labelled phrase at all.
+        MalformedTreeError: A derivation is not one binary tree over its sentence.
+    """
+    rules = find_convention(convention, drop_punctuation=drop_punctuation)
+    ours = _bracketings(predicted, tokens)
+    if len(labelled_spans) != len(ours):
+        raise ValueError(f"got trees of {len(ours)} sentences, but labelled spans of {len(labelled_spans)}")
+    predicted_spans, n_left = ours.spans(punctuation=rules.punctuation)
+    n_gold: dict[str, int] = {}
+    n_found: dict[str, int] = {}
+    for i, phrases in enumerate(labelled_spans):
+        if phrases is None:
+            continue
+        phrases = list(phrases)
+        length = ours.n_tokens[i]
+        outside = [phrase for phrase in phrases if not 0 <= phrase[0] < phrase[1] <= length]
+        if outside:
+            raise ValueError(f"sentence {i} has {length} tokens, but the labelled span {outside[0]}")
+        if rules.punctuation:
+            places: Sequence[int] = range(length + 1)
+        else:
+            assert ours.tokens is not None
+            places = _new_places(ours.tokens[i])
+        counted = {
+            (places[start], places[end], _base_label(label))
+            for start, end, label in phrases
+            if places[end] - places[start] > 1
+        }
+        for start, end, label in counted:
+            if label in ("ROOT", "TOP") or (not rules.root and end - start == n_left[i]):
+                continue
+            n_gold[label] = n_gold.get(label, 0) + 1
+            n_found[label] = n_found.get(label, 0) + ((start, end) in predicted_spans[i])
+    if not n_gold:
+        raise ValueError(f"no labelled phrase to find under {rules.name} in {len(ours)} sentences")
+    order = sorted(n_gold, key=lambda label: (-n_gold[label], label))
+    return {label: LabelRecall(rules.name, label, n_gold[label], n_found[label]) for label in order}
+
+
+def _base_label(label: str) -> str:
+    """Cut function tags and indices off: NP-SBJ-1 and NP=2 are NP."""
+    end = min((at for mark in "-=|" if (at := label.find(mark, 1)) > 0), default=len(label))
+    return label[:end]
+
+
+# ----------------------------------------------------------------------------------------------------- shapes
+
+
+def mean_depth(parses: Bracketings | Derivations) -> float:
+    """Return the depth of a token (edges above it), averaged over a tree's tokens, then over the trees.
+
+    Raises:
+        ValueError: There are no trees.
+        MalformedTreeError: A derivation is not one binary tree.
+    """
+    found = _bracketings(parses, None)
+    if len(found) == 0:
+        raise ValueError("mean depth needs at least 1 tree, got none")
+    spans, n_tokens = found.spans(punctuation=True)
+    return sum(
+        sum(end - start for start, end in nodes) / n for nodes, n in zip(spans, n_tokens, strict=True)
+    ) / len(found)
+
+
+def mean_height(derivations: Derivations) -> float:
+    """Return the depth of the deepest token (`rlparse.trees.depth`), averaged over the trees.
+
+    Raises:
+        ValueError: There are no trees.
+        MalformedTreeError: A derivation is not one binary tree.
+    """
+    if len(derivations) == 0:
+        raise ValueError("mean height needs at least 1 tree, got none")
+    return sum(trees.depth(derivation) for derivation in derivations) / len(derivations)
+
+
+# ---------------------------------------------------------------------------------------------- trivial trees
+
+_BY_LENGTH: dict[str, Callable[[int], list[int]]] = {
+    "left": trees.left_branching,
+    "right": trees.right_branching,
+    "balanced_floor": lambda n: trees.balanced(n, "floor"),
+    "balanced_ceil": lambda n: trees.balanced(n, "ceil"),
+    "balanced_power_of_two": lambda n: trees.balanced(n, "power_of_two"),
+}
+_AT_RANDOM: dict[str, Callable[[int, np.random.Generator], list[int]]] = {
+    "random_merges": trees.random_merges,
+    "uniform": trees.uniform_tree,
+}
+
+TRIVIAL_TREES: tuple[str, ...] = (*_BY_LENGTH, *_AT_RANDOM)
+"""Trees that know only a sentence's length. ``right_final_stop`` also looks at its last token."""
+
+FINAL_STOPS = (".", "!", "?")
+"""What ``right_final_stop`` attaches at the root, where a sentence ends with it."""
+
+
+def trivial_trees(
+    n_tokens: Sequence[int], *, seed: int = 0, tokens: Sequence[Sequence[str]] | None = None
+) -> dict[str, list[list[int]]]:
+    """Build the trees that every parser has to be compared with.
+
+    Args:
+        n_tokens: Length of every sentence.
+        seed: Of the random trees; each kind has a generator of its own.
+        tokens: Words of the sentences; adds ``right_final_stop``, right-branching trees with a final full
+            stop, exclamation or question mark attached at the root.
+
+    Returns:
+        Kind of tree (`TRIVIAL_TREES`) to one derivation a sentence.
+
+    Raises:
+        ValueError: A sentence has no token, or the tokens are of another number of sentences.
+    """
+    found: dict[str, list[list[int]]] = {}
+    for name, build in _BY_LENGTH.items():
+        of_length = {n: build(n) for n in set(n_tokens)}
+        found[name] = [of_length[n] for n in n_tokens]
+    for offset, (name, draw) in enumerate(_AT_RANDOM.items()):
+        rng = np.random.default_rng([seed, offset])
+        found[name] = [draw(n, rng) for n in n_tokens]
+    if tokens is not None:
+        if len(tokens) != len(n_tokens):
+            raise ValueError(f"got the lengths of {len(n_tokens)} sentences, but the tokens of {len(tokens)}")
+        found["right_final_stop"] = [
+            trees.right_branching(len(words), final_at_root=words[-1] in FINAL_STOPS) for words in tokens
+        ]
+    return found
+
+
+def score_trivial_trees(
+    gold: Bracketings | Derivations,
+    tokens: Sequence[Sequence[str]] | None = None,
+    convention: str | Convention = "nyu",
+    *,
+    seed: int = 0,
+    drop_punctuation: bool | None = None,
+) -> dict[str, ParseScore]:
+    """Score every kind of trivial tree against gold trees, or against the trees of a parser.
+
+    Args:
+        gold: The trees to compare with.
+        tokens: Words of the sentences; needed if punctuation is removed, and for ``right_final_stop``.
+        convention: As in `score_parses`.
+        seed: Of the random trees.
+        drop_punctuation: As in `score_parses`.
+
+    Raises:
+        ValueError: As `score_parses`.
+        MalformedTreeError: As `score_parses`.
+    """
+    theirs = _bracketings(gold, tokens)
+    rules = find_convention(convention, drop_punctuation=drop_punctuation)
+    kinds = trivial_trees(theirs.n_tokens, seed=seed, tokens=theirs.tokens)
+    return {
+        name: score_parses(Bracketings(derivations, theirs.tokens), theirs, None, rules)
+        for name, derivations in kinds.items()
+    }

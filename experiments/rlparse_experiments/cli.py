@@ -23,6 +23,9 @@ BAD_INPUT = 2
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 
+CHANGEABLE_ON_RESUME = ("agent.epochs", "device", "run.keep_checkpoints", "run.progress", "threads")
+"""Settings that ``train --resume RUN`` may change; the others are the run's own."""
+
 UNUSABLE_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
@@ -138,17 +141,18 @@ def _sigterm_raises_system_exit() -> Iterator[None]:
 def _train(argv: Sequence[str], prog: str) -> int:
     from rlparse_experiments.config import TrainConfig
     from rlparse_experiments.options import read_train_options
+    from rlparse_experiments.run_folder import config_of_run
 
     config, resume = read_train_options(
         TrainConfig,
         argv,
         prog=prog,
-        description="Train an agent to build its own parses. Its only teacher is the reward of the task.\n\n"
+        description="Train an agent to build its own parses. Its only teacher is the reward of the task.\n"
         f"  {prog}                                   generated logical inference (preset logic)\n"
         f"  {prog} snli --data ../shared/data/snli   real pairs from files\n"
         f"  {prog} --resume runs/NAME                go on where a run stopped",
-        config_of_run=lambda run: TrainConfig(),
-        changeable=("steps",),
+        config_of_run=config_of_run,
+        changeable=CHANGEABLE_ON_RESUME,
     )
     from rlparse_experiments.train import run_train
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,14 @@ import rlparse
 from rlparse.errors import CheckpointError, ConfigError, CorpusError, NonFiniteLossError
 from rlparse_experiments import cli
 from rlparse_experiments.cli import Command, main
+from rlparse_experiments.config import AgentConfig, TrainConfig, as_json
+from rlparse_experiments.layered_config import (
+    apply_settings,
+    preset_file,
+    preset_names,
+    read_settings,
+    settings_from_mapping,
+)
 
 COMMANDS = ("train", "evaluate", "compare", "parse", "data")
 DATA_COMMANDS = ("listops", "logic", "inspect")
@@ -217,3 +227,47 @@ def test_top_help_needs_no_tyro():
         "sys.exit(main(['--help']) or 'tyro' in sys.modules or 'numpy' in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_preset_names_settings_that_exist(preset):
+    config = apply_settings(TrainConfig(), read_settings(preset_file(preset)))
+    assert isinstance(config, TrainConfig)
+
+
+def test_settings_that_a_resumed_run_may_change_exist():
+    stored = settings_from_mapping(as_json(TrainConfig()), "config.json")
+    assert set(cli.CHANGEABLE_ON_RESUME) <= {".".join(setting.key) for setting in stored}
+
+
+def test_settings_of_a_run_survive_its_folder():
+    config = TrainConfig(seed=3, data=(Path("a"), Path("b.gz")), agent=AgentConfig(epochs=0.5))
+    stored = json.loads(json.dumps(as_json(config)))
+    assert apply_settings(TrainConfig(), settings_from_mapping(stored, "config.json")) == config
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train", "lgic"], "rlparse train: error: unknown preset 'lgic'; did you mean 'logic'?"),
+        (
+            ["train", "--resume", "nothing"],
+            "rlparse train: error: nothing/config.json is missing: nothing is not",
+        ),
+        (
+            ["train", "--config", "nothing.yaml"],
+            "rlparse train: error: No such file or directory: nothing.yaml",
+        ),
+        (["train", "--seed", "one"], "invalid literal for int"),
+        (["train", "--agnet.epochs", "1"], "--agent.epochs FLOAT"),
+        (["parse", "--rnu", "x"], "--run PATH"),
+        (["evaluate"], "RUN"),
+    ],
+)
+def test_bad_usage_of_a_real_command_ends_with_2(argv, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert "Traceback" not in captured.err

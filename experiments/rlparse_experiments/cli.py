@@ -147,7 +147,7 @@ def _train(argv: Sequence[str], prog: str) -> int:
         TrainConfig,
         argv,
         prog=prog,
-        description="Train an agent to build its own parses. Its only teacher is the reward of the task.\n"
+        description="Train an agent to build its own parses. Its only teacher is the reward of the task. For example:\n"
         f"  {prog}                                   generated logical inference (preset logic)\n"
         f"  {prog} snli --data ../shared/data/snli   real pairs from files\n"
         f"  {prog} --resume runs/NAME                go on where a run stopped",

@@ -70,7 +70,7 @@ class InspectData:
     """What is in corpus files."""
 
     paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH ...")]
-    """Files or folders; together they are one corpus."""
+    """Files, each described for itself, or the folder or zip archive of a data set."""
     skip_bad_lines: bool = False
     """Leave out lines that cannot be read, and list the first of them, in place of stopping at one."""
     examples: int = 2
@@ -117,10 +117,11 @@ def _write_all_or_none(write: Callable[[Path], list[Path]], out: Path, names: st
         for name in there:
             (out / name).unlink()
         paths = [path.replace(out / path.name) for path in written]
-    from rlparse.corpora.cache import load_corpus
+    from rlparse.corpora.corpus import Corpus
+    from rlparse.corpora.nli_files import read_examples
 
     for path in paths:
-        corpus = load_corpus([path])
+        corpus = Corpus.from_examples(read_examples(path)[0])
         label, n = max(corpus.label_counts().items(), key=lambda item: item[1])
         print(
             f"{path}: {len(corpus):,} examples, {corpus.lengths.mean():.2f} tokens a sentence "
@@ -133,11 +134,23 @@ def inspect_data(config: InspectData) -> int:
     """Read files as training does and print what is in them."""
     if not config.paths:
         raise ConfigError("name at least one file or folder to inspect")
-    from rlparse.corpora.cache import load_corpus
+    from rlparse.corpora.corpus import Corpus
+    from rlparse.corpora.loading import load_corpora
+    from rlparse.corpora.nli_files import read_examples
 
-    corpus = load_corpus(config.paths, skip_bad_lines=config.skip_bad_lines)
-    print(describe(corpus))
-    print(show_examples(corpus, config.examples))
+    for path in config.paths:
+        if path.is_dir() or path.suffix == ".zip":
+            loaded = load_corpora(path, skip_bad_lines=config.skip_bad_lines)
+            print("\n".join(loaded.lines()))
+            corpora = [corpus for corpus in (loaded.train, loaded.dev, loaded.test) if corpus is not None]
+        else:
+            examples, report = read_examples(path, skip_bad_lines=config.skip_bad_lines)
+            corpora = [Corpus.from_examples(examples, name=path.name)]
+            print(report, *(f"  skipped: {line.message}" for line in report.bad_lines), sep="\n")
+        for corpus in corpora:
+            print(describe(corpus))
+            if config.examples:
+                print(show_examples(corpus, config.examples))
     return 0
 
 

@@ -252,11 +252,11 @@ def test_settings_of_a_run_survive_its_folder():
         (["train", "lgic"], "rlparse train: error: unknown preset 'lgic'; did you mean 'logic'?"),
         (
             ["train", "--resume", "nothing"],
-            "rlparse train: error: nothing/config.json is missing: nothing is not",
+            "rlparse train: error: nothing/config.json is missing",
         ),
         (
             ["train", "--config", "nothing.yaml"],
-            "rlparse train: error: No such file or directory: nothing.yaml",
+            "train: error: No such file or directory: nothing.yaml",
         ),
         (["train", "--seed", "one"], "invalid literal for int"),
         (["train", "--agnet.epochs", "1"], "--agent.epochs FLOAT"),

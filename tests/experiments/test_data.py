@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from rlparse.corpora.corpus import Corpus
@@ -124,7 +126,7 @@ def test_files_are_replaced_only_by_force(tmp_path, capsys):
     capsys.readouterr()
 
     assert main([*argv, "--draws", "30"]) == 2
-    assert "holds test1, test10, test11, ... already; --force replaces them" in capsys.readouterr().err
+    assert "holds test0, test1, test10, ... already; --force replaces them" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
     assert main([*argv, "--draws", "30", "--force"]) == 0
@@ -145,9 +147,29 @@ def test_inspect_reads_files_and_prints_them(tmp_path, capsys):
     (tmp_path / "train2").write_text("<\t( a ( and b ) )\ta\n#\ta\tb\n", encoding="utf-8")
     assert main(["data", "inspect", str(tmp_path / "train2"), "--examples", "1"]) == 0
     text = capsys.readouterr().out
-    found = rows(text)
-    assert found["examples"] == "2 of 2 sentences"
+    assert "  examples     2 of 2 sentences\n" in text
     assert "( a ( and b ) )" in text
+
+
+def test_inspect_lists_the_lines_it_skips(tmp_path, capsys):
+    path = tmp_path / "train2"
+    path.write_text("<\t( a ( and b ) )\ta\n?\ta\tb\n", encoding="utf-8")
+    assert main(["data", "inspect", str(path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "train2" in captured.err
+    assert "line 2" in captured.err
+    assert main(["data", "inspect", str(path), "--skip-bad-lines"]) == 0
+    text = capsys.readouterr().out
+    assert "1 malformed lines skipped" in text
+    assert re.search(r"skipped: .*line 2", text)
+
+
+def test_inspect_of_a_folder_tells_training_from_development(shared_data, capsys):
+    assert main(["data", "inspect", str(shared_data / "sick"), "--examples", "0"]) == 0
+    text = capsys.readouterr().out
+    assert "examples     4,500 of 2 sentences" in text
+    assert "examples     500 of 2 sentences" in text
 
 
 def test_inspect_needs_a_path(capsys):

@@ -65,10 +65,11 @@ class Batch(NamedTuple):
 class BatchOrder:
     """Endless batches of example indices, in an order that depends on (seed, epoch) only.
 
-    Each epoch visits every example once. The examples are shuffled and cut into equal pools. Inside a pool they
-    are sorted by the length of their longest sentence into strips, and inside a strip by the other sentence, so
-    that the sentences of a batch are of nearly equal length on every side; then all batches of the epoch are
-    shuffled. One batch of the epoch, anywhere in it, holds the rest and can be smaller than ``batch_size``.
+    Each epoch visits every example once. The examples are shuffled and cut into equal pools. Inside a pool
+    they are sorted by the length of their longest sentence into strips, and inside a strip by the other
+    sentence, so that the sentences of a batch are of nearly equal length on every side; then all batches of
+    the epoch are shuffled. One batch, anywhere in the epoch, holds the rest and can be smaller than
+    ``batch_size``.
 
     On SNLI in batches of 128, 6 % of the positions are padding when every side is padded to its own longest
     sentence, which is what an encoder computes that skips rows without tokens. In one [R, N] tensor for both

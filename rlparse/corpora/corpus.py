@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -56,8 +55,7 @@ class CorpusArrays(NamedTuple):
     type_offsets: npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class CorpusNames:
+class CorpusNames(NamedTuple):
     """What the integers of ``CorpusArrays`` stand for, as far as it is short.
 
     Attributes:
@@ -137,6 +135,11 @@ class Corpus:
         return self._arrays
 
     @property
+    def is_subset(self) -> bool:
+        """Whether this is a view of some examples of ``arrays`` only."""
+        return self._selected is not None
+
+    @property
     def names(self) -> CorpusNames:
         """What the integers of ``arrays`` stand for."""
         return self._names
@@ -211,7 +214,7 @@ class Corpus:
         lengths = offsets[sentences + 1] - offsets[sentences]
         ends = np.cumsum(lengths)
         flat: npt.NDArray[np.int32] = self._arrays.tokens[
-            np.arange(ends[-1]) + np.repeat(offsets[sentences] - ends + lengths, lengths)
+            np.arange(lengths.sum()) + np.repeat(offsets[sentences] - ends + lengths, lengths)
         ]
         return flat
 
@@ -257,14 +260,26 @@ class Corpus:
             IndexError: No such example.
         """
         chosen = self._examples(np.asarray(indices, dtype=np.int64).reshape(-1))
-        names = (
-            self._names
-            if name is None
-            else CorpusNames(name, self.n_sides, self.labels, self._names.span_labels)
-        )
+        names = self._names if name is None else self._names._replace(name=name)
         part = Corpus(self._arrays, names, selected=chosen)
         part._types, part.vocabulary, part._remap = self._types, self.vocabulary, self._remap
         return part
+
+    def with_labels(self, labels: Sequence[str]) -> Corpus:
+        """The same examples with classes in another order, or with more of them; only the classes are copied.
+
+        Raises:
+            CorpusError: A label that occurs is missing from ``labels``.
+        """
+        if tuple(labels) == self.labels:
+            return self
+        missing = [label for label, count in self.label_counts().items() if count and label not in labels]
+        if missing:
+            raise CorpusError(f"corpus {self.name!r} has labels {missing}, expected one of {list(labels)}")
+        order = [labels.index(label) if label in labels else -1 for label in self.labels]
+        arrays = self._arrays._replace(labels=np.array(order, np.int32)[self._arrays.labels])
+        names = self._names._replace(labels=tuple(labels))
+        return Corpus(arrays, names, selected=self._selected, vocabulary=self.vocabulary, types=self._types)
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> Corpus:
         """The same corpus bound to a model's vocabulary; nothing is copied."""

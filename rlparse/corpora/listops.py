@@ -192,6 +192,13 @@ _EVALUATE: dict[str, Callable[[list[int]], int]] = {
     "[LAST": lambda values: values[-1],
 }
 
+_WORDS = {*LISTOPS_LABELS, *_EVALUATE, "]", "(", ")"}
+
+
+def is_listops(tokens: Sequence[str]) -> bool:
+    """Whether all tokens are words of ListOps, the operators FIRST and LAST of an older version included."""
+    return all(token in _WORDS for token in tokens)
+
 
 def list_derivation(tokens: Sequence[str]) -> tuple[int, ...]:
     """The gold derivation of tokens with brackets among them: every list branches to the left.
@@ -243,7 +250,8 @@ def corpus_of(expressions: Sequence[bytes], *, name: str) -> Corpus:
     flat = np.frombuffer(b"".join(expressions), np.uint8)
     offsets = np.cumsum([0, *map(len, expressions)], dtype=np.int64)
     # One REDUCE joins an argument to its list; after "]" one joins the bracket, and one the finished list to
-    # the list around it. The last token of an expression has no list around it, an operator nothing to its left.
+    # the list around it. The last token of an expression has no list around it, an operator nothing to its
+    # left.
     reduces = np.where(flat == _CLOSE, 2, np.where(flat >= _FIRST_OPERATOR, 0, 1))
     reduces[offsets[1:] - 1] -= 1
     transitions = np.ones(2 * len(flat) - len(expressions), np.uint8)

@@ -16,6 +16,7 @@ sentences, and adds nothing where spans are pooled. A change to a convention is 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -476,9 +477,8 @@ def recall_by_label(
 
 
 def _base_label(label: str) -> str:
-    """Cut function tags and indices off: NP-SBJ-1 and NP=2 are NP."""
-    end = min((at for mark in "-=|" if (at := label.find(mark, 1)) > 0), default=len(label))
-    return label[:end]
+    """Cut function tags and indices off: NP-SBJ-1 and NP=2 are NP; -LRB- stays."""
+    return label if label.startswith("-") else re.split("[-=|]", label, maxsplit=1)[0]
 
 
 # ----------------------------------------------------------------------------------------------------- shapes

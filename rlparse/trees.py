@@ -68,6 +68,14 @@ class LabelledTree(NamedTuple):
 # ------------------------------------------------------------------------------------------ brackets to trees
 
 
+_PIECE = re.compile(r"\S+", re.ASCII)
+
+
+def _pieces(text: str) -> list[str]:
+    """Split at ASCII space only: a token such as Stanford's ``1\u00a01/2`` has a no-break space inside."""
+    return text.split() if text.isascii() else _PIECE.findall(text)
+
+
 def parse_binary(text: str) -> BinaryTree:
     """Read a binary tree such as ``( ( Two women ) ( are sleeping ) )``, the format of SNLI's binary parses.
 
@@ -77,7 +85,7 @@ def parse_binary(text: str) -> BinaryTree:
     Raises:
         MalformedTreeError: The brackets do not match, or one of them does not hold two items.
     """
-    pieces = text.split()
+    pieces = _pieces(text)
     if len(pieces) == 3 and pieces[0] == "(" and pieces[2] == ")" and pieces[1] not in ("(", ")"):
         return BinaryTree((pieces[1],), (SHIFT,))
     tokens: list[str] = []
@@ -85,28 +93,25 @@ def parse_binary(text: str) -> BinaryTree:
     items = 0  # in the innermost open bracket
     open_items: list[int] = []  # in the brackets around it
     for index, piece in enumerate(pieces):
-        if piece == "(":
-            open_items.append(items)
-            items = 0
-            continue
         if piece == ")":
             if not open_items:
                 raise _bracket_error(text, index, "')' closes no open bracket")
             if items != 2:
-                raise _bracket_error(
-                    text, index, f"expected 2 items in this bracket before ')', found {items}"
-                )
+                raise _bracket_error(text, index, f"expected 2 items in this bracket, found {items}")
             transitions.append(REDUCE)
-            items = open_items.pop()
+            items = open_items.pop() + 1
+            continue
+        if items == 2 and open_items:
+            raise _bracket_error(text, index, "expected ')', found a third item in this bracket")
+        if items == 1 and not open_items:
+            raise _bracket_error(text, index, "expected the end of the text after a complete tree")
+        if piece == "(":
+            open_items.append(items)
+            items = 0
         else:
             tokens.append(piece)
             transitions.append(SHIFT)
-        items += 1
-        if items > 2 and open_items:
-            what = "')'" if piece != ")" else "a bracket that holds 2 items, and then its ')'"
-            raise _bracket_error(text, index, f"expected {what}, found a third item in this bracket")
-        if items > 1 and not open_items:
-            raise _bracket_error(text, index, "expected the end of the text after a complete tree")
+            items += 1
     if not pieces:
         raise MalformedTreeError("expected a bracketed tree, got an empty text")
     if open_items:
@@ -128,7 +133,7 @@ def parse_listops(seq: str) -> BinaryTree:
     return parse_binary(seq)
 
 
-_PTB_PIECE = re.compile(r"[()]|[^\s()]+")
+_PTB_PIECE = re.compile(r"[()]|[^\s()]+", re.ASCII)
 
 
 def parse_ptb(text: str) -> LabelledTree:
@@ -142,14 +147,13 @@ def parse_ptb(text: str) -> LabelledTree:
     """
     tokens: list[str] = []
     labelled: list[tuple[int, int, str]] = []
-    # One entry per open bracket: label, first token, whether something is in it, word (of a tag).
+    # One entry per open bracket: (label, first token), whether a phrase is in it, the word in it.
     open_brackets: list[tuple[str | None, int]] = []
     holds_phrases: list[bool] = []
     words: list[str | None] = []
-    pieces = list(_PTB_PIECE.finditer(text))
     finished = False
     previous_is_open = False
-    for match in pieces:
+    for match in _PTB_PIECE.finditer(text):
         piece, at = match.group(), match.start()
         if finished:
             raise _ptb_error(text, at, f"expected the end of the text after a complete tree, found {piece!r}")
@@ -167,9 +171,7 @@ def parse_ptb(text: str) -> LabelledTree:
             label, start = open_brackets.pop()
             word, phrase = words.pop(), holds_phrases.pop()
             if word is None and not phrase:
-                raise _ptb_error(
-                    text, at, f"expected a word or a phrase before ')' in the bracket {label or ''!r}"
-                )
+                raise _ptb_error(text, at, f"expected a word or a phrase in the bracket {label or ''!r}")
             if word is not None:
                 if label != "-NONE-":
                     tokens.append(word)
@@ -253,7 +255,7 @@ def format_brackets(tokens: Sequence[str], transitions: Sequence[int]) -> str:
         closings[end] += 1
     pieces = []
     for i, token in enumerate(tokens):
-        if token in ("(", ")") or token.split() != [token]:
+        if token in ("(", ")") or _pieces(token) != [token]:
             raise MalformedTreeError(f"token {i} cannot stand in a bracketed text: {token!r}")
         pieces.append("( " * openings[i] + token + " )" * closings[i + 1])
     return " ".join(pieces)
@@ -494,7 +496,7 @@ def _check_spans(spans: set[Span], n_tokens: int) -> None:
 
 def _bracket_error(text: str, index: int, problem: str) -> MalformedTreeError:
     """Say where in the text the piece with this index stands."""
-    match = list(re.finditer(r"\S+", text))[index]
+    match = list(_PIECE.finditer(text))[index]
     hint = ""
     if match.group() not in ("(", ")") and re.search(r"[()]", match.group()):
         hint = "; brackets need spaces around them"

@@ -330,13 +330,21 @@ class Corpus:
         )
 
 
+class _Numbering(dict[str, int]):
+    """Numbers strings in the order of first appearance."""
+
+    def __missing__(self, key: str) -> int:
+        number = self[key] = len(self)
+        return number
+
+
 class CorpusBuilder:
     """Collects examples as flat arrays, so that reading half a million pairs keeps no Python objects."""
 
     def __init__(self) -> None:
-        self._type_index: dict[str, int] = {}
-        self._label_index: dict[str, int] = {}
-        self._span_label_index: dict[str, int] = {}
+        self._type_index = _Numbering()
+        self._label_index = _Numbering()
+        self._span_label_index = _Numbering()
         self._n_sides: int | None = None
         self._tokens = array("i")
         self._token_offsets = array("q", [0])
@@ -368,12 +376,11 @@ class CorpusBuilder:
             _check(sentence, number, side)
         for sentence in example.sentences:
             self._append(sentence)
-        self._labels.append(self._label_index.setdefault(example.label, len(self._label_index)))
+        self._labels.append(self._label_index[example.label])
 
     def _append(self, sentence: Sentence) -> None:
         tokens, transitions, spans = sentence
-        index = self._type_index
-        self._tokens.extend([index.setdefault(token, len(index)) for token in tokens])
+        self._tokens.extend(map(self._type_index.__getitem__, tokens))
         self._token_offsets.append(len(self._tokens))
         self._transitions += (
             bytes([PAD]) * (2 * len(tokens) - 1) if transitions is None else bytes(transitions)
@@ -382,7 +389,7 @@ class CorpusBuilder:
         if spans:
             span_index = self._span_label_index
             for start, end, label in spans:
-                self._spans.extend((start, end, span_index.setdefault(label, len(span_index))))
+                self._spans.extend((start, end, span_index[label]))
         self._span_offsets.append(len(self._spans) // 3)
         self._has_spans.append(spans is not None)
 

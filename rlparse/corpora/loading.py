@@ -349,8 +349,8 @@ def _hold_out(train: Corpus, report: CorpusReport, name: str) -> tuple[Corpus, t
     """Part every tenth training example from the others."""
     if len(train) < HELD_OUT:
         raise CorpusError(
-            f"{train.name}: expected a development file, or {HELD_OUT} training examples to hold some out of, "
-            f"found {len(train)} examples"
+            f"{train.name}: expected a development file, or at least {HELD_OUT} training examples to hold some "
+            f"out of, found {len(train)}"
         )
     is_dev = np.arange(len(train)) % HELD_OUT == HELD_OUT - 1
     dev = train.subset(np.flatnonzero(is_dev), name=name)

@@ -70,9 +70,9 @@ def find_files(data: Paths) -> DataFiles:
     """Find the files of a data set.
 
     Args:
-        data: A folder or zip archive with the official files of one data set (or with one folder or archive that
-            has them), or a list of files, of which those with "dev", "trial", "valid" or "test" in their names are
-            for development and test.
+        data: A folder or zip archive with the official files of one data set (or with one folder or archive
+            that has them), or a list of files, of which those with "dev", "trial", "valid" or "test" in their
+            names are for development and test.
 
     Raises:
         CorpusError: Nothing fits, or more than one data set does.

@@ -9,6 +9,7 @@ exactly the tokens of their parses (99.99 % before the two that did not were loo
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _ABBREVIATIONS = (
     "mr|mrs|ms|messrs|dr|drs|prof|rev|sr|jr|st|ste|mt|ft|rt|gen|col|capt|lt|sgt|cmdr|adm|cpl|gov|sen|rep|hon|"
@@ -25,7 +26,7 @@ _TYPOGRAPHIC = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "�
 _TOKEN = re.compile(
     rf"""
       (?P<address> (?:https?://|www\.)\S*[\w/] | [\w.+-]+@\w[\w-]*(?:\.\w+)+ )
-    | (?P<clitic> (?<=[\w.])'(?:s|m|d|re|ve|ll)(?!\w) | n't(?!\w) )
+    | (?P<clitic> '(?:s|m|d|re|ve|ll)(?!\w) | n't(?!\w) )
     | (?P<apostrophe> '\d\ds?(?!\w) | '(?:em|tis|twas|til|n)(?!\w) )
     | (?P<name> (?<!\w)(?:[od]'[a-z]{{3,}} | ma'am)(?!\w) )
     | (?P<abbreviation> (?:[a-z]\.){{2,}} | (?<![\w'])(?:{_ABBREVIATIONS})\. )
@@ -46,23 +47,33 @@ def tokenize(sentence: str) -> list[str]:
     tokens: list[str] = []
     if not sentence.isascii():
         sentence = sentence.translate(_TYPOGRAPHIC)
-    quote_open = False
-    for match in _TOKEN.finditer(sentence):
-        token, kind = match.group(), match.lastgroup
-        if kind == "word":
-            parting = _TWO_WORDS.get(token.lower())
-            if parting:
-                tokens += token[:parting], token[parting:]
-                continue
-        elif kind == "run":
-            token = "..." if token[0] == "." else "--"
-        elif kind == "sign":
+    quote = "``"
+    for chunk in sentence.split():
+        if '"' not in chunk:
+            tokens += _split(chunk)
+            continue
+        for token in _split(chunk):
             if token == '"':
-                token = "''" if quote_open else "``"
-                quote_open = not quote_open
-            elif token == "'" and sentence[match.end() : match.end() + 1].isalpha():
-                token = "`"
+                tokens.append(quote)
+                quote = "''" if quote == "``" else "``"
             else:
-                token = _BRACKETS.get(token, token)
-        tokens.append(token)
+                tokens.append(token)
     return tokens
+
+
+@lru_cache(maxsize=1 << 16)
+def _split(chunk: str) -> tuple[str, ...]:
+    """Tokens of text without spaces; double quotes stay, as their direction depends on those before."""
+    tokens: list[str] = []
+    for match in _TOKEN.finditer(chunk):
+        token, kind = match.group(), match.lastgroup
+        if kind == "word" and token.lower() in _TWO_WORDS:
+            parting = _TWO_WORDS[token.lower()]
+            tokens += token[:parting], token[parting:]
+        elif kind == "run":
+            tokens.append("..." if token[0] == "." else "--")
+        elif token == "'" and chunk[match.end() : match.end() + 1].isalpha():
+            tokens.append("`")
+        else:
+            tokens.append(_BRACKETS.get(token, token))
+    return tuple(tokens)

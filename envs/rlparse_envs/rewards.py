@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from rlparse import PAD
 from rlparse.corpora.batching import Batch
 from rlparse.lockstep import REDUCE, SHIFT
+from rlparse.parse_scores import Convention, find_convention
 from rlparse.trees import balanced
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 
 RewardName = Literal["gold_f1", "accuracy", "log_likelihood"]
 Branching = Literal["right", "left", "balanced"]
-Convention = Literal["nyu", "root_excluded"]
-
-CONVENTIONS: tuple[Convention, ...] = ("nyu", "root_excluded")
-"""The conventions that score sentences one by one and need no words; see `rlparse.parse_scores` for more."""
 
 
 class Reward(Protocol):
@@ -133,21 +130,20 @@ class GoldF1Reward:
     The mean over an example's sentences of the F1 of each, as `rlparse.parse_scores` counts it one by one.
 
     Args:
-        convention: "nyu": every span of more than one token counts, the root's too, punctuation stays; a
-            one-token sentence scores 1. "root_excluded": the same without the root's span; a sentence with
-            no other scores 1.
+        convention: "nyu", or another one of `rlparse.parse_scores` that takes the mean over sentences and
+            keeps punctuation, such as "nyu-root": a reward judges sentences one by one and sees no words.
 
     Raises:
-        ValueError: Unknown convention, or, when called, a row without a gold parse.
+        ValueError: Unknown or unfit convention, or, when called, a row without a gold parse.
     """
 
-    def __init__(self, convention: Convention = "nyu") -> None:
-        if convention not in CONVENTIONS:
+    def __init__(self, convention: str | Convention = "nyu") -> None:
+        self.convention = find_convention(convention)
+        if self.convention.level != "sentence" or not self.convention.punctuation:
             raise ValueError(
-                f"convention must be one of {', '.join(CONVENTIONS)}, got {convention!r} "
-                "(a reward judges one sentence at a time and sees no words)"
+                "a reward needs a convention that takes the mean over sentences and keeps punctuation, such "
+                f"as nyu or nyu-root, got {self.convention.name!r}"
             )
-        self.convention = convention
 
     def __call__(self, batch: Batch, transitions: Tensor) -> Tensor:
         """Judge every example; see `Reward`."""
@@ -159,7 +155,9 @@ class GoldF1Reward:
                 f"have none; the first is row {rows[0]}, sentence {side} of corpus example "
                 f"{int(batch.indices[example])}"
             )
-        return mean_over_sides(bracketing_f1(transitions, batch.gold, self.convention), batch.n_sides)
+        return mean_over_sides(
+            bracketing_f1(transitions, batch.gold, root=self.convention.root), batch.n_sides
+        )
 
 
 class BranchingF1Reward:
@@ -255,7 +253,7 @@ def span_keys(transitions: Tensor) -> Tensor:
     return torch.where(reduce, shifted * n_tokens + n_tokens - 1 - start, 0)
 
 
-def bracketing_f1(predicted: Tensor, gold: Tensor, convention: Convention = "nyu") -> Tensor:
+def bracketing_f1(predicted: Tensor, gold: Tensor, *, root: bool = True) -> Tensor:
     """Score each row's tree against another tree over the same tokens.
 
     Two binary trees over n tokens have n - 1 spans each, so precision, recall and F1 are the same number.
@@ -263,10 +261,10 @@ def bracketing_f1(predicted: Tensor, gold: Tensor, convention: Convention = "nyu
     Args:
         predicted: [R, T] int64. Complete derivations, PAD after the end.
         gold: [R, T] int64. Likewise.
-        convention: See `GoldF1Reward`.
+        root: Count the span of the whole sentence, which every tree has right.
 
     Returns:
-        [R] float32, from 0 to 1.
+        [R] float32, from 0 to 1; 1 where no span counts.
 
     Raises:
         ValueError: The shapes differ, or a row's two trees are over different numbers of tokens.
@@ -287,7 +285,7 @@ def bracketing_f1(predicted: Tensor, gold: Tensor, convention: Convention = "nyu
     known = span_keys(gold).cummax(dim=1).values  # sorted: keys grow with time, and repeats do no harm
     at = torch.searchsorted(known, found).clamp_max(known.shape[1] - 1)
     matched = ((known.gather(1, at) == found) & (found > 0)).sum(dim=1)
-    if convention == "root_excluded":  # the root is always right
+    if not root:  # every tree has it right
         matched, n_spans = (matched - 1).clamp_min(0), (n_spans - 1).clamp_min(0)
     return torch.where(n_spans > 0, matched / n_spans.clamp_min(1), 1.0).float()
 

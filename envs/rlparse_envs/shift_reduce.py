@@ -335,6 +335,8 @@ class ShiftReduceEnv(gymnasium.Env[Any, np.int64]):
             sentence = Sentence(words)
         else:
             sentence = Sentence(tuple(tokenize(text)))
+        if len(sentence.tokens) == 1:  # there is only one tree over one word
+            sentence = sentence._replace(transitions=(int(Transition.SHIFT),))
         if len(sentence.tokens) > self.max_tokens:
             raise ValueError(
                 f"the {role} has {len(sentence.tokens)} tokens, this environment takes {self.max_tokens}; "

@@ -1,0 +1,288 @@
+"""Rewards agree with slow, obvious versions of themselves."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from rlparse import PAD, parse_scores, trees
+from rlparse.corpora.batching import Batch
+from rlparse_envs.rewards import (
+    AccuracyReward,
+    BranchingF1Reward,
+    GoldF1Reward,
+    LogLikelihoodReward,
+    balanced_trees,
+    bracketing_f1,
+    left_branching,
+    make_reward,
+    right_branching,
+    span_keys,
+)
+
+
+def padded(derivations, n_steps=None):
+    """[R, T] of derivations of different lengths."""
+    n_steps = n_steps or max(map(len, derivations))
+    return torch.tensor([list(d) + [PAD] * (n_steps - len(d)) for d in derivations])
+
+
+def batch_of(gold, n_sides=1):
+    """A batch with these gold derivations (None: no gold), side-major; its words do not matter."""
+    n_steps = max(len(d) for d in gold if d is not None)
+    filled = [[PAD] * n_steps if d is None else list(d) for d in gold]
+    n_examples = len(gold) // n_sides
+    lengths = torch.tensor([(len(d) + 1) // 2 if d is not None else 1 for d in gold])
+    return Batch(
+        tokens=torch.ones(len(gold), (n_steps + 1) // 2, dtype=torch.int64),
+        lengths=lengths,
+        labels=torch.zeros(n_examples, dtype=torch.int64),
+        gold=padded(filled, n_steps),
+        has_gold=torch.tensor([d is not None for d in gold]),
+        indices=torch.arange(n_examples) + 100,
+    )
+
+
+def slow_spans(derivation):
+    """Spans of more than one token, by running the parser with Python lists."""
+    stack, front, found = [], 0, set()
+    for transition in derivation:
+        if transition == 0:
+            stack.append((front, front + 1))
+            front += 1
+        else:
+            right, left = stack.pop(), stack.pop()
+            stack.append((left[0], right[1]))
+            found.add(stack[-1])
+    assert stack == [(0, front)]
+    return found
+
+
+def slow_f1(predicted, gold, root=True):
+    """F1 of one sentence by sets of spans."""
+    n = (len(gold) + 1) // 2
+    left_out = set() if root else {(0, n)}
+    ours, theirs = slow_spans(predicted) - left_out, slow_spans(gold) - left_out
+    return len(ours & theirs) / len(theirs) if theirs else 1.0
+
+
+def random_derivations(rng, lengths):
+    return [
+        trees.uniform_tree(n, rng) if rng.random() < 0.5 else trees.random_merges(n, rng) for n in lengths
+    ]
+
+
+@given(seed=st.integers(0, 2**32 - 1), lengths=st.lists(st.integers(1, 24), min_size=1, max_size=12))
+@pytest.mark.parametrize("root", [True, False])
+def test_f1_agrees_with_sets_of_spans(root, seed, lengths):
+    rng = np.random.default_rng(seed)
+    predicted, gold = random_derivations(rng, lengths), random_derivations(rng, lengths)
+    n_steps = 2 * max(lengths) - 1 + 2 * int(rng.integers(3))  # padding wider than needed changes nothing
+    scores = bracketing_f1(padded(predicted, n_steps), padded(gold, n_steps), root=root)
+    assert scores.dtype == torch.float32
+    expected = [slow_f1(p, g, root) for p, g in zip(predicted, gold, strict=True)]
+    torch.testing.assert_close(scores, torch.tensor(expected, dtype=torch.float32))
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 40))
+def test_span_keys_are_the_spans_in_order_of_creation(seed, n):
+    derivation = trees.uniform_tree(n, np.random.default_rng(seed))
+    keys = span_keys(torch.tensor([derivation]))[0]
+    made = [(n - 1 - key % n, key // n) for key in keys[keys > 0].tolist()]
+    assert made == trees.spans(derivation)
+    assert keys[keys > 0].tolist() == sorted(keys[keys > 0].tolist())
+    assert ((keys > 0) == (torch.tensor(derivation) == 1)).all()
+
+
+def test_f1_of_all_pairs_of_trees_over_five_tokens():
+    def derivations(stack, buffer):
+        if not buffer and stack == 1:
+            yield ()
+        if buffer:
+            yield from ((0, *rest) for rest in derivations(stack + 1, buffer - 1))
+        if stack >= 2:
+            yield from ((1, *rest) for rest in derivations(stack - 1, buffer))
+
+    all_trees = list(derivations(0, 5))
+    assert len(all_trees) == 14
+    pairs = [(p, g) for p in all_trees for g in all_trees]
+    scores = bracketing_f1(torch.tensor([p for p, _ in pairs]), torch.tensor([g for _, g in pairs]))
+    assert scores.tolist() == pytest.approx([slow_f1(p, g) for p, g in pairs])
+    assert all((score == 1.0) == (p == g) for score, (p, g) in zip(scores.tolist(), pairs, strict=True))
+
+
+def test_f1_of_a_long_sentence_needs_no_quadratic_memory():
+    n = 20_000
+    left, right = torch.tensor([trees.left_branching(n)]), torch.tensor([trees.right_branching(n)])
+    assert bracketing_f1(left, left).item() == 1.0
+    assert bracketing_f1(left, right).item() == pytest.approx(1 / (n - 1))
+
+
+def test_gold_f1_is_the_mean_over_the_sentences_of_each_example():
+    rng = np.random.default_rng(3)
+    lengths = [4, 9, 6, 1, 2, 7]  # rows: premises of three examples, then their hypotheses
+    gold, predicted = random_derivations(rng, lengths), random_derivations(rng, lengths)
+    scores = [slow_f1(p, g) for p, g in zip(predicted, gold, strict=True)]
+    rewards = GoldF1Reward()(batch_of(gold, n_sides=2), padded(predicted))
+    assert rewards.tolist() == pytest.approx([(scores[b] + scores[b + 3]) / 2 for b in range(3)])
+    single = GoldF1Reward()(batch_of(gold), padded(predicted))
+    assert single.tolist() == pytest.approx(scores)
+
+
+def test_gold_f1_without_the_root():
+    left, right = trees.left_branching(5), trees.right_branching(5)
+    reward = GoldF1Reward("nyu-root")
+    assert reward(batch_of([left]), padded([right])).tolist() == [0.0]
+    assert reward(batch_of([[0, 0, 1]]), padded([[0, 0, 1]])).tolist() == [1.0]
+
+
+def test_gold_f1_does_not_invent_gold():
+    left = trees.left_branching(3)
+    with pytest.raises(
+        ValueError,
+        match=r"2 of 4 rows have none; the first is row 1, sentence 0 of corpus example 101",
+    ):
+        GoldF1Reward()(batch_of([left, None, left, None], n_sides=2), padded([left] * 4))
+
+
+@pytest.mark.parametrize("convention", ["nyu", "nyu-root", "prpn+punctuation"])
+def test_gold_f1_agrees_with_the_parse_scores(convention):
+    rng = np.random.default_rng(5)
+    lengths = [1, 2, 3, 11, 30, 8, 8, 17]
+    gold, predicted = random_derivations(rng, lengths), random_derivations(rng, lengths)
+    rewards = GoldF1Reward(convention)(batch_of(gold), padded(predicted))
+    expected = [
+        parse_scores.score_parses([p], [g], None, convention).f1 for p, g in zip(predicted, gold, strict=True)
+    ]
+    assert rewards.tolist() == pytest.approx(expected)
+    assert rewards.mean().item() == pytest.approx(
+        parse_scores.score_parses(predicted, gold, None, convention).f1
+    )
+
+
+@pytest.mark.parametrize("convention", ["evalb", "prpn", "nyu-punctuation"])
+def test_conventions_that_no_reward_can_follow(convention):
+    with pytest.raises(
+        ValueError, match=f"takes the mean over sentences and keeps punctuation.*, got '{convention}'"
+    ):
+        GoldF1Reward(convention)
+
+
+def test_unknown_convention():
+    with pytest.raises(ValueError, match="parseval"):
+        GoldF1Reward("parseval")
+
+
+def test_f1_of_trees_over_other_tokens():
+    two, three = trees.left_branching(2), trees.left_branching(3)
+    with pytest.raises(ValueError, match=r"row 1: the predicted tree has 1 spans, the gold tree 2"):
+        bracketing_f1(padded([three, two], 5), padded([three, three]))
+    with pytest.raises(ValueError, match=r"must both be \[R, T\], got \(1, 3\) and \(1, 5\)"):
+        bracketing_f1(padded([two]), padded([three]))
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (right_branching, trees.right_branching),
+        (left_branching, trees.left_branching),
+        (balanced_trees, lambda n: trees.balanced(n, "floor")),
+    ],
+)
+def test_trivial_trees_agree_with_those_of_one_sentence(made, expected):
+    lengths = torch.tensor([1, 2, 3, 8, 13, 5, 3])
+    found = made(lengths, 27)
+    assert torch.equal(found, padded([expected(n) for n in lengths.tolist()], 27))
+
+
+@pytest.mark.parametrize("branching", ["right", "left", "balanced"])
+def test_branching_reward_is_one_for_that_tree_only(branching):
+    tree = {"right": trees.right_branching, "left": trees.left_branching, "balanced": trees.balanced}
+    batch = batch_of([tree[branching](7)] * 3)
+    derivations = padded([tree[name](7) for name in ("right", "left", "balanced")])
+    rewards = BranchingF1Reward(branching)(batch, derivations).tolist()
+    assert [reward == 1.0 for reward in rewards] == [
+        name == branching for name in ("right", "left", "balanced")
+    ]
+
+
+def test_unknown_branching():
+    with pytest.raises(ValueError, match="branching must be one of right, left, balanced, got 'up'"):
+        BranchingF1Reward("up")
+
+
+def test_model_rewards_read_the_logits(pairs, model):
+    batch = pairs.batch([0, 1, 2, 3])
+    transitions = right_branching(batch.lengths, batch.gold.shape[1])
+    model.eval()
+    with torch.no_grad():
+        logits = model(batch, transitions)
+    log_probs = logits.log_softmax(1)
+    labels = batch.labels.tolist()
+    assert AccuracyReward(model)(batch, transitions).tolist() == [
+        float(max(range(3), key=lambda c: row[c]) == label)
+        for row, label in zip(logits.tolist(), labels, strict=True)
+    ]
+    expected = [log_probs[b, label].item() for b, label in enumerate(labels)]
+    assert LogLikelihoodReward(model)(batch, transitions).tolist() == pytest.approx(expected)
+
+
+def test_rewards_from_given_logits():
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]], requires_grad=True)
+    labels = torch.tensor([0, 2])
+    accuracy, likelihood = (
+        AccuracyReward.from_logits(logits, labels),
+        LogLikelihoodReward.from_logits(logits, labels),
+    )
+    assert accuracy.tolist() == [1.0, 0.0]
+    assert likelihood[1].item() == pytest.approx(-math.log(3))
+    assert likelihood[0].item() == pytest.approx(F.log_softmax(logits, 1)[0, 0].item())
+    assert not accuracy.requires_grad
+    assert not likelihood.requires_grad
+    assert likelihood.dtype == torch.float32
+
+
+@pytest.mark.parametrize("reward_class", [AccuracyReward, LogLikelihoodReward])
+def test_model_rewards_ignore_dropout_and_leave_the_model_as_it_was(pairs, model, reward_class):
+    batch = pairs.batch([0, 1])
+    transitions = left_branching(batch.lengths, batch.gold.shape[1])
+    model.head.eval()  # a part that somebody froze stays so
+    modes = [module.training for module in model.modules()]
+    assert any(modes)
+    assert not all(modes)
+    rewards = [reward_class(model)(batch, transitions) for _ in range(4)]
+    assert all(torch.equal(rewards[0], reward) for reward in rewards)
+    assert not rewards[0].requires_grad
+    assert [module.training for module in model.modules()] == modes
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_rewards_by_name(model):
+    assert isinstance(make_reward("gold_f1"), GoldF1Reward)
+    assert isinstance(make_reward("accuracy", model), AccuracyReward)
+    assert isinstance(make_reward("log_likelihood", model), LogLikelihoodReward)
+    own = BranchingF1Reward("left")
+    assert make_reward(own) is own
+
+
+def test_unknown_reward():
+    with pytest.raises(
+        ValueError, match="reward must be one of gold_f1, accuracy, log_likelihood or a callable, got 'f1'"
+    ):
+        make_reward("f1")
+    with pytest.raises(
+        ValueError, match=r"a reward is a name or a callable \(batch, transitions\) -> \[B\], got 3"
+    ):
+        make_reward(3)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "log_likelihood"])
+def test_a_model_reward_needs_a_model(name):
+    with pytest.raises(ValueError, match=f"reward '{name}' is what a model says of the parses: pass model="):
+        make_reward(name)

@@ -140,7 +140,9 @@ def _read(path: Path) -> Checkpoint:
             raise CheckpointError(f"{file} is missing")
         found = _digest(file)
         if found != digest:
-            raise CheckpointError(f"{file} is damaged: its SHA-256 should begin {digest[:12]}, found {found[:12]}")
+            raise CheckpointError(
+                f"{file} is damaged: its SHA-256 should begin {digest[:12]}, found {found[:12]}"
+            )
     try:
         weights = {Path(n).stem: load_file(str(path / n)) for n in digests if n.endswith(".safetensors")}
         states = torch.load(path / "states.pt", weights_only=True, map_location="cpu")

@@ -106,7 +106,9 @@ def apply(state: LockstepState, actions: Tensor) -> LockstepState:
         IllegalTransitionError: A row's transition is not legal; the message names the first such row.
     """
     allowed = legal(state)
-    wrong = ~torch.cat((allowed, torch.ones_like(allowed[:, :1])), dim=1).gather(1, actions.unsqueeze(1)).squeeze(1)
+    wrong = ~torch.cat((allowed, torch.ones_like(allowed[:, :1])), dim=1).gather(
+        1, actions.unsqueeze(1)
+    ).squeeze(1)
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
         size, front, length = (int(x[row]) for x in (state.stack_sizes, state.buffer_front, state.lengths))

@@ -24,7 +24,9 @@ class TransitionDistribution:
 
     def __init__(self, logits: Tensor, legal: Tensor) -> None:
         if logits.shape != legal.shape:
-            raise ValueError(f"logits {tuple(logits.shape)} and legal {tuple(legal.shape)} must have one shape")
+            raise ValueError(
+                f"logits {tuple(logits.shape)} and legal {tuple(legal.shape)} must have one shape"
+            )
         self.legal = legal
         self.finished = ~legal.any(-1)
         open_ = legal | self.finished.unsqueeze(-1)
@@ -63,7 +65,7 @@ class TransitionDistribution:
         return -(safe.exp() * safe).sum(-1).masked_fill(~self.free, 0.0)
 
     def normalised_entropy(self) -> Tensor:
-        """Give the entropy divided by the log of the number of legal transitions: [...] float in 0..1, 0 if not free."""
+        """Give the entropy divided by the log of the number of options: [...] float in 0..1, 0 if not free."""
         options = self.legal.sum(-1).clamp_min(2).to(self.log_probs.dtype)
         return self.entropy() / options.log()
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from rlparse import PAD
 from rlparse.corpora.batching import Batch
 from rlparse.errors import CorpusError
 from rlparse.trees import balanced, left_branching, right_branching
+from rlparse_agents.parsing_policy import ParsingPolicy
 from rlparse_agents.rollout import uniform_trees
 
 TREES: dict[str, Callable[[int], list[int]]] = {
@@ -63,7 +63,7 @@ def fixed_derivations(batch: Batch, kind: str, generator: torch.Generator | None
         return batch.gold.long()
     tree = "right" if kind == "gold_or_right" else kind
     transitions = torch.full((rows, 2 * n_tokens - 1), PAD, dtype=torch.int64, device=batch.tokens.device)
-    for n in batch.lengths.unique().tolist():
+    for n in torch.unique(batch.lengths).tolist():
         which = batch.lengths == n
         transitions[which, : 2 * n - 1] = _derivation(tree, n).to(transitions.device)
     if kind == "gold_or_right":
@@ -71,7 +71,7 @@ def fixed_derivations(batch: Batch, kind: str, generator: torch.Generator | None
     return transitions
 
 
-class FixedTreePolicy(BasePolicy):
+class FixedTreePolicy(ParsingPolicy):
     """A policy without parameters that builds one kind of tree: the controls of every experiment.
 
     Args:
@@ -83,8 +83,6 @@ class FixedTreePolicy(BasePolicy):
     Raises:
         ValueError: The kind is unknown.
     """
-
-    learns = False
 
     def __init__(
         self,
@@ -100,7 +98,9 @@ class FixedTreePolicy(BasePolicy):
             raise ValueError(f"unknown fixed parser {kind!r}; known: {', '.join(FIXED_PARSERS)}")
         self.kind = kind
 
-    def derive(self, batch: Batch, *, generator: torch.Generator | None = None, greedy: bool = False) -> Tensor:
+    def derive(
+        self, batch: Batch, *, generator: torch.Generator | None = None, greedy: bool = False
+    ) -> Tensor:
         """Parse every sentence of a batch; ``greedy`` makes no difference. See `fixed_derivations`."""
         del greedy
         return fixed_derivations(batch, self.kind, generator)
@@ -109,7 +109,9 @@ class FixedTreePolicy(BasePolicy):
         """Play the tree in an environment: left, right or balanced."""
         del deterministic
         if self.kind not in TREES:
-            raise ValueError(f"a {self.kind!r} parser cannot play from observations alone; use left, right or balanced")
+            raise ValueError(
+                f"a {self.kind!r} parser cannot play from observations alone; use left, right or balanced"
+            )
         history = observation["transitions"].long()
         count = (history != PAD).sum(1)
         lengths = observation["length"].long().flatten().tolist()

@@ -7,7 +7,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 
 from rlparse import PAD, lockstep
@@ -18,12 +17,13 @@ from rlparse.models.nli_model import NLIModel
 from rlparse.models.stack_machine import StackMachine
 from rlparse.models.tracker import Tracker
 from rlparse_agents.distribution import TransitionDistribution
+from rlparse_agents.parsing_policy import LearningPolicy
 from rlparse_agents.rollout import longest_first, roll_out
 
 PolicyState = tuple[np.ndarray[Any, np.dtype[Any]], ...]
 
 
-class TrackerPolicy(BasePolicy):
+class TrackerPolicy(LearningPolicy):
     """Choose SHIFT or REDUCE from a Tracker over buffer front and stack tops.
 
     By default syntax and semantics keep apart: the policy embeds and composes with weights of its own. With
@@ -46,8 +46,6 @@ class TrackerPolicy(BasePolicy):
         ValueError: ``reads`` is unknown, or ``encoder`` is missing where it is needed.
     """
 
-    learns = True
-
     def __init__(
         self,
         observation_space: spaces.Space[Any],
@@ -68,14 +66,18 @@ class TrackerPolicy(BasePolicy):
         if reads not in ("own", "encoder"):
             raise ValueError(f"reads must be 'own' or 'encoder', got {reads!r}")
         if reads == "encoder" and encoder is None:
-            raise ValueError("reads='encoder' needs the model whose vectors to read; pass encoder= or reads='own'")
+            raise ValueError(
+                "reads='encoder' needs the model whose vectors to read; pass encoder= or reads='own'"
+            )
         self.reads = reads
         self.catalan_prior = catalan_prior
         # In a tuple, so that the classifier's weights are not registered as the policy's own.
         self._encoder = (encoder,)
         if encoder is not None and reads == "encoder":
             if encoder.machine.tracker is not None:
-                raise ValueError("reads='encoder' cannot read a composition that is fed by a tracker; use reads='own'")
+                raise ValueError(
+                    "reads='encoder' cannot read a composition that is fed by a tracker; use reads='own'"
+                )
             width = encoder.machine.composition.hidden_size
         else:
             self.embedding = nn.Embedding(n_tokens, embedding_size, padding_idx=0)
@@ -90,16 +92,7 @@ class TrackerPolicy(BasePolicy):
     def derive(
         self, batch: Batch, *, generator: torch.Generator | None = None, greedy: bool = False
     ) -> Tensor:
-        """Parse every sentence of a batch, without gradient.
-
-        Args:
-            batch: Of R rows.
-            generator: Source of randomness of sampled parses.
-            greedy: Take the likeliest transition at every step instead of sampling.
-
-        Returns:
-            [R, T] int64 derivations.
-        """
+        """Parse every sentence of a batch; see `ParsingPolicy.derive`."""
         order, back = longest_first(batch.lengths)
         tokens, lengths = batch.tokens[order], batch.lengths[order]
         rows, n_tokens = tokens.shape
@@ -131,15 +124,7 @@ class TrackerPolicy(BasePolicy):
         return roll_out(lengths, n_tokens, choose)[back]
 
     def judge(self, tokens: Tensor, trace: Trace) -> TransitionDistribution:
-        """Give the distribution before every step of known derivations, with gradient.
-
-        Args:
-            tokens: [R, N] int64.
-            trace: What `lockstep.trace` makes of the derivations.
-
-        Returns:
-            A distribution over [R, T] states.
-        """
+        """Give the distribution before every step of known derivations; see `LearningPolicy.judge`."""
         embedding, machine = self._reading()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.reads == "own"):
             encoding = machine(embedding(tokens), trace)
@@ -213,7 +198,9 @@ class TrackerPolicy(BasePolicy):
             hidden, memory = self.tracker.initial(rows, table)
             read = torch.zeros(rows, dtype=torch.int64, device=self.device)
         else:
-            table, hidden, memory, read = (torch.as_tensor(part, device=self.device).clone() for part in state)
+            table, hidden, memory, read = (
+                torch.as_tensor(part, device=self.device).clone() for part in state
+            )
         fresh = (count == 0) | (read > count)
         if episode_start is not None:
             fresh |= torch.as_tensor(episode_start, device=self.device)

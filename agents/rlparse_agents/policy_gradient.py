@@ -25,6 +25,7 @@ from rlparse.models.nli_model import NLIModel
 from rlparse_agents.baselines import BASELINES
 from rlparse_agents.fixed import FixedTreePolicy
 from rlparse_agents.losses import mean_over_free, policy_gradient_loss
+from rlparse_agents.parsing_policy import LearningPolicy, ParsingPolicy
 from rlparse_agents.policy import TrackerPolicy
 from rlparse_envs.rewards import Reward
 
@@ -52,9 +53,10 @@ class Iteration(NamedTuple):
 class PolicyGradient(BaseAlgorithm):
     """Train a parsing policy by the score function, and the classifier that rewards it by cross-entropy.
 
-    Every iteration takes a batch of B examples, samples K parses of each sentence in lockstep, encodes and classifies all
-    B * K of them, and updates encoder and policy once. All decisions of an example's sentences share its reward.
-    ``num_timesteps`` counts transitions, which are the environment's steps; callbacks are called once per iteration.
+    Every iteration takes a batch of B examples, samples K parses of each sentence in lockstep, encodes and
+    classifies all B * K of them, and updates encoder and policy once. All decisions of an example's sentences
+    share its reward. ``num_timesteps`` counts transitions, which are the environment's steps; callbacks are
+    called once per iteration.
 
     Args:
         policy: ``TrackerPolicy`` (learns), ``FixedTreePolicy`` (a control), or a class with their interface.
@@ -86,6 +88,7 @@ class PolicyGradient(BaseAlgorithm):
         "TrackerPolicy": TrackerPolicy,
         "FixedTreePolicy": FixedTreePolicy,
     }
+    policy: ParsingPolicy
 
     def __init__(
         self,
@@ -157,18 +160,25 @@ class PolicyGradient(BaseAlgorithm):
         self.model: NLIModel | None = self.env.get_attr("model")[0]
         trains = self.model is not None if self.train_encoder is None else self.train_encoder
         if trains and self.model is None:
-            raise ValueError("train_encoder=True needs an environment with a model; pass model= to ShiftReduceEnv")
+            raise ValueError(
+                "train_encoder=True needs an environment with a model; pass model= to ShiftReduceEnv"
+            )
         self._setup_lr_schedule()
         self._encoder_schedule = FloatSchedule(self.encoder_learning_rate)
         self.set_random_seed(self.seed)
         seed = 0 if self.seed is None else self.seed
         self.generator = torch.Generator(device=self.device).manual_seed(seed)
         self.order = BatchOrder(self.corpus.lengths, self.batch_size, seed=seed)
-        self.policy = self.policy_class(
+        policy = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
+        if not isinstance(policy, ParsingPolicy):
+            raise ValueError(
+                f"policy must be a ParsingPolicy, which parses whole batches, got {type(policy).__name__}"
+            )
+        self.policy = policy
         self.policy_optimizer: torch.optim.Optimizer | None = None
-        if self.policy.learns:
+        if isinstance(self.policy, LearningPolicy):
             self.policy_optimizer = torch.optim.AdamW(
                 self.policy.parameters(), lr=self.lr_schedule(1.0), weight_decay=self.policy_weight_decay
             )
@@ -252,7 +262,10 @@ class PolicyGradient(BaseAlgorithm):
         self.last_iteration = Iteration(batch, transitions, trace, rewards, logits, seconds)
         record = self.logger.record_mean
         record("rollout/reward", float(rewards.mean()))
-        record("rollout/depth", float(trace.heights.amax(dim=1).float().mean()) if trace.heights.shape[1] else 0.0)
+        record(
+            "rollout/depth",
+            float(trace.heights.amax(dim=1).float().mean()) if trace.heights.shape[1] else 0.0,
+        )
         record("time/examples_per_second", batch.n_examples / K / seconds)
         record("time/transitions_per_second", taken / seconds)
 
@@ -289,13 +302,16 @@ class PolicyGradient(BaseAlgorithm):
 
     def _update_policy(self, batch: Batch, trace: Trace, transitions: Tensor, rewards: Tensor) -> None:
         assert self.policy_optimizer is not None
+        assert isinstance(self.policy, LearningPolicy)
         advantages = BASELINES[self.baseline](rewards.view(-1, self.n_parses))
         spread = advantages.std(correction=0)
         if self.normalise_advantages:
             advantages = advantages / spread.clamp_min(1e-8)
         distribution = self.policy.judge(batch.tokens, trace)
         free = distribution.free
-        of_rows = advantages.flatten().repeat(batch.n_sides)  # [R]: both sentences of an example share its reward
+        of_rows = advantages.flatten().repeat(
+            batch.n_sides
+        )  # [R]: both sentences of an example share its reward
         gain = policy_gradient_loss(distribution.log_prob(transitions), of_rows, free)
         entropy = mean_over_free(distribution.normalised_entropy(), free)
         loss = gain - self.entropy_coef * entropy
@@ -317,7 +333,7 @@ class PolicyGradient(BaseAlgorithm):
                 "changed. A smaller learning rate or max_grad_norm usually mends it"
             )
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        loss.backward()
         weights = [p for group in optimizer.param_groups for p in group["params"]]
         norm = float(torch.nn.utils.clip_grad_norm_(weights, self.max_grad_norm))
         if not np.isfinite(norm):
@@ -332,12 +348,22 @@ class PolicyGradient(BaseAlgorithm):
 
     def _dump(self) -> None:
         self.logger.record("time/iterations", self.n_iterations)
-        self.logger.record("time/epochs", self.order.epoch + self.order.position / self.order.batches_per_epoch)
+        self.logger.record(
+            "time/epochs", self.order.epoch + self.order.position / self.order.batches_per_epoch
+        )
         self.logger.record("time/total_timesteps", self.num_timesteps)
         self.logger.dump(step=self.num_timesteps)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "corpus", "reward", "model", "order", "generator", "last_iteration"]
+        return [
+            *super()._excluded_save_params(),
+            "corpus",
+            "reward",
+            "model",
+            "order",
+            "generator",
+            "last_iteration",
+        ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         optimizers = ["policy_optimizer"] if self.policy_optimizer is not None else []

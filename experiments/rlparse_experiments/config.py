@@ -36,8 +36,8 @@ class CorpusConfig:
     """Merge tokens that differ in case only."""
     skip_bad_lines: bool = False
     """Skip, count and list malformed lines instead of stopping at the first."""
-    cache: Path = Path(".cache/rlparse")
-    """Folder of the memory-mapped corpora, keyed by content."""
+    cache: Path | None = None
+    """Folder of the memory-mapped corpora, keyed by content; None takes the user's cache folder."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,9 @@ class EvaluateConfig:
     run: Path
     """Folder of the run."""
     data: tuple[Path, ...] = ()
-    """Files to measure on; none takes the run's own dev set."""
+    """Files to measure on; none takes the run's own data."""
+    split: Literal["dev", "test"] = "dev"
+    """Which part of the run's own data."""
     batch_size: int = 256
     """Examples at a time."""
     device: str = "auto"

@@ -26,15 +26,17 @@ def resolve_device(name: str) -> torch.device:
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} was asked for, but torch sees no CUDA device; use device=auto or cpu")
+        raise ValueError(
+            f"device {name!r} was asked for, but torch sees no CUDA device; use device=auto or cpu"
+        )
     return torch.device(name)
 
 
 class ClassifierHead(nn.Module):
     """Classify one or two sentence vectors.
 
-    A pair is joined as ``[p, h, |p - h|, p * h]`` (Mou et al. 2016), a single sentence is taken as it is; then an MLP of
-    one ReLU layer with dropout before each linear map.
+    A pair is joined as ``[p, h, |p - h|, p * h]`` (Mou et al. 2016), a single sentence is taken as it is; then an
+    MLP of one ReLU layer with dropout before each linear map.
 
     Args:
         input_size: D.
@@ -47,7 +49,9 @@ class ClassifierHead(nn.Module):
         ValueError: ``n_sides`` is neither 1 nor 2.
     """
 
-    def __init__(self, input_size: int, n_sides: int, n_classes: int, *, mlp_size: int, dropout: float) -> None:
+    def __init__(
+        self, input_size: int, n_sides: int, n_classes: int, *, mlp_size: int, dropout: float
+    ) -> None:
         super().__init__()
         if n_sides not in (1, 2):
             raise ValueError(f"an example has 1 or 2 sentences, got n_sides={n_sides}")

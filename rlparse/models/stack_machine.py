@@ -1,8 +1,9 @@
 """Run the derivations of a whole batch over vectors: no Python loop over sentences or nodes, only over groups.
 
-A *schedule* says which nodes are composed together. By step: all rows that REDUCE at the same step of the lockstep
-parser; the only order possible when a tracker feeds the composition. By level: all nodes of equal height. Either way the
-nodes of a group are neighbours in one preallocated table, so that a group is one gather, one composition, one write.
+A *schedule* says which nodes are composed together. By step: all rows that REDUCE at the same step of the
+lockstep parser; the only order possible when a tracker feeds the composition. By level: all nodes of equal height.
+Either way the nodes of a group are neighbours in one preallocated table, so that a group is one gather, one
+composition, one write.
 
 Backward runs through the groups in reverse and recomputes each composition, so that the memory a batch needs is its
 table and nothing more, and any `Composition` works unchanged.
@@ -17,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rlparse import lockstep
 from rlparse.lockstep import Trace
 from rlparse.models.composition import Composition
 from rlparse.models.tracker import Tracker
@@ -198,7 +198,9 @@ class _ComposeGroups(torch.autograd.Function):
     """Fill the node table group by group; backward recomputes each group once, in reverse."""
 
     @staticmethod
-    def forward(ctx: Any, composition: Composition, layout: Layout, leaves: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, composition: Composition, layout: Layout, leaves: Tensor, *parameters: Tensor
+    ) -> Tensor:
         table = leaves.new_empty(layout.n_leaves + layout.left.shape[0], leaves.shape[1])
         table[: layout.n_leaves] = leaves
         start = 0
@@ -213,9 +215,11 @@ class _ComposeGroups(torch.autograd.Function):
         return table
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch does not annotate it
+    @once_differentiable
     def backward(ctx: Any, grad_table: Tensor) -> tuple[Any, ...]:
-        table = ctx.saved_tensors[0].detach()  # saved as an output, it comes back with this very node as its history
+        table = ctx.saved_tensors[
+            0
+        ].detach()  # saved as an output, it comes back with this very node as its history
         layout: Layout = ctx.layout
         grad_table = grad_table.clone()
         grads: list[Tensor | None] = [None] * len(ctx.parameters)
@@ -284,7 +288,7 @@ class _TrackAndCompose(torch.autograd.Function):
         return table[:-1].clone(), hidden[1:].clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch does not annotate it
+    @once_differentiable
     def backward(ctx: Any, grad_nodes: Tensor, grad_tracked: Tensor) -> tuple[Any, ...]:
         table, hidden, cell = ctx.saved_tensors
         layout: Layout = ctx.layout

@@ -42,9 +42,8 @@ class Tracker(nn.Module):
             The new hidden and cell, each [R, H] float.
         """
         hidden, cell = tracker_state
-        lstm = self.lstm
-        gates = F.linear(inputs, lstm.weight_ih_l0, lstm.bias_ih_l0)
-        gates = gates + F.linear(hidden, lstm.weight_hh_l0, lstm.bias_hh_l0)
+        w_ih, w_hh, b_ih, b_hh = self.lstm.all_weights[0]
+        gates = F.linear(inputs, w_ih, b_ih) + F.linear(hidden, w_hh, b_hh)
         i, f, g, o = gates.chunk(4, dim=-1)
         cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(cell), cell

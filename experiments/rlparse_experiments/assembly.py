@@ -1,0 +1,289 @@
+"""Put a run's parts together from its settings: corpora, vocabulary, model, environment, agent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium.spaces import Discrete
+
+from rlparse.checkpoint import Checkpoint, load_checkpoint
+from rlparse.corpora.corpus import Corpus
+from rlparse.corpora.glove import read_vectors
+from rlparse.corpora.loading import LoadedCorpora, load_corpora, load_corpus, load_generated
+from rlparse.corpora.official_files import Paths
+from rlparse.errors import CheckpointError, ConfigError
+from rlparse.models.nli_model import NLIModel, resolve_device
+from rlparse.vocabulary import Vocabulary
+from rlparse_agents.fixed import FixedTreePolicy
+from rlparse_agents.parsing_policy import ParsingPolicy
+from rlparse_agents.policy import TrackerPolicy
+from rlparse_agents.policy_gradient import PolicyGradient
+from rlparse_envs.observations import GameSize, SymbolicObserver
+from rlparse_envs.shift_reduce import ShiftReduceEnv
+from rlparse_experiments.config import TrainConfig
+from rlparse_experiments.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """What a run learns from and is measured on, bound to one vocabulary.
+
+    Attributes:
+        train: Training examples.
+        dev: Examples that measure; never trained on.
+        vocabulary: Of the training examples.
+        report: Lines for a person: which files, how many examples.
+    """
+
+    train: Corpus
+    dev: Corpus
+    vocabulary: Vocabulary
+    report: tuple[str, ...]
+
+
+def make_corpora(config: TrainConfig, vocabulary: Vocabulary | None = None) -> Corpora:
+    """Read or generate the corpora.
+
+    Args:
+        config: Of the run.
+        vocabulary: Of a run that goes on; None builds one from the training examples.
+
+    Raises:
+        CorpusError: A file is malformed or missing.
+        ConfigError: Nothing is left to train on.
+    """
+    loaded = _load(config)
+    train, dev, report = loaded.train, loaded.dev, loaded.lines()
+    keep = np.ones(len(train), dtype=bool)
+    if config.corpus.max_tokens:
+        keep &= train.lengths.max(axis=1) <= config.corpus.max_tokens
+    if config.corpus.parsed_only:
+        keep &= np.array(train.has_gold).reshape(len(train), -1).all(axis=1)
+    chosen = keep.nonzero()[0]
+    if config.corpus.train_limit and len(chosen) > config.corpus.train_limit:
+        rng = np.random.default_rng([config.seed, 1])
+        chosen = np.sort(rng.choice(chosen, config.corpus.train_limit, replace=False))
+    if not len(chosen):
+        raise ConfigError(
+            f"none of {len(train)} training examples is left; loosen --corpus.max-tokens or --corpus.parsed-only"
+        )
+    if len(chosen) < len(train):
+        report = [*report, f"  {len(chosen):,} of {len(train):,} training examples are used"]
+        train = train.subset(chosen)
+    if vocabulary is None:
+        vocabulary = Vocabulary.build(
+            train.token_counts(), min_count=config.corpus.min_count, lowercase=config.corpus.lowercase
+        )
+    return Corpora(
+        train.with_vocabulary(vocabulary), dev.with_vocabulary(vocabulary), vocabulary, tuple(report)
+    )
+
+
+def _load(config: TrainConfig) -> LoadedCorpora:
+    """Read the run's files, or generate its corpora, or take either from the cache."""
+    settings = config.corpus
+    cache = "default" if settings.cache is None else settings.cache
+    if config.data:
+        data: Paths = config.data[0] if len(config.data) == 1 else config.data
+        return load_corpora(
+            data,
+            dev=config.dev or None,
+            brackets=settings.brackets,
+            skip_bad_lines=settings.skip_bad_lines,
+            cache_dir=cache,
+        )
+    if config.dev:
+        raise ConfigError("--dev names files to evaluate on, but without --data the corpora are generated")
+    sizes = {
+        "n_train": settings.n_train,
+        "n_dev": settings.n_dev,
+        "n_test": settings.n_dev,
+        "seed": config.seed,
+    }
+    if settings.generator == "logic":
+        options: dict[str, Any] = {"operators": list(settings.operators), "brackets": settings.brackets}
+    else:
+        options = {"max_tokens": settings.max_tokens or None}
+    return load_generated(settings.generator, cache_dir=cache, **sizes, **options)
+
+
+def evaluation_corpus(
+    run: TrainedRun, data: tuple[Path, ...], *, split: Literal["dev", "test"], skip_bad_lines: bool = False
+) -> tuple[Corpus, tuple[str, ...]]:
+    """Load what a trained run is to be measured on, bound to its vocabulary.
+
+    Args:
+        run: The trained run.
+        data: Files to measure on; none takes the run's own data.
+        split: Which part of the run's own data.
+        skip_bad_lines: Skip malformed lines of the files.
+
+    Returns:
+        The corpus, and lines that say what it is.
+
+    Raises:
+        CorpusError: A file is malformed, or its labels are not those the run knows.
+        ConfigError: The run's data have no such part, or examples of another number of sentences were given.
+    """
+    if data:
+        corpus, report = load_corpus(
+            data,
+            name=data[0].name,
+            brackets=run.config.corpus.brackets,
+            skip_bad_lines=skip_bad_lines,
+            cache_dir="default" if run.config.corpus.cache is None else run.config.corpus.cache,
+        )
+        lines = report.lines()
+    else:
+        loaded = _load(run.config)
+        part = loaded.dev if split == "dev" else loaded.test
+        if part is None:
+            raise ConfigError(f"the data of {run.folder.path} have no {split} part; give files with --data")
+        corpus = part
+        lines = loaded.reports[1 if split == "dev" else 2].lines()
+    if corpus.n_sides != run.n_sides:
+        raise ConfigError(
+            f"{run.folder.path} was trained on examples of {run.n_sides} sentences, these have {corpus.n_sides}"
+        )
+    return corpus.with_labels(run.labels).with_vocabulary(run.vocabulary), tuple(lines)
+
+
+def make_model(config: TrainConfig, *, n_tokens: int, n_classes: int, n_sides: int) -> NLIModel:
+    """Build the classifier that the settings describe, with weights from torch's generator."""
+    settings = config.encoder
+    return NLIModel(
+        n_tokens,
+        n_classes,
+        n_sides=n_sides,
+        embedding_size=settings.embedding_size,
+        hidden_size=settings.hidden_size,
+        composition=settings.composition,
+        layer_norm=settings.layer_norm,
+        tracker_size=settings.tracker_size,
+        mlp_size=settings.mlp_size,
+        dropout=settings.dropout,
+        schedule=settings.schedule,
+        hide_premise=settings.hide_premise,
+    )
+
+
+def policy_arguments(config: TrainConfig, model: NLIModel, n_tokens: int) -> tuple[str, dict[str, Any]]:
+    """Give the policy's name, as the agent knows it, and the arguments of its constructor."""
+    parser = config.parser
+    if parser.kind != "tracker":
+        return "FixedTreePolicy", {"kind": parser.kind}
+    return "TrackerPolicy", {
+        "n_tokens": n_tokens,
+        "embedding_size": parser.embedding_size,
+        "hidden_size": parser.hidden_size,
+        "tracker_size": parser.tracker_size,
+        "composition": parser.composition,
+        "catalan_prior": parser.catalan_prior,
+        "reads": parser.reads,
+        "encoder": model,
+    }
+
+
+def make_agent(config: TrainConfig, corpora: Corpora) -> PolicyGradient:
+    """Build model, environment and agent; the agent's ``model`` and ``policy`` are the trained parts.
+
+    Raises:
+        CorpusError: The GloVe file is malformed.
+        ValueError: Settings do not fit each other.
+    """
+    torch.manual_seed(config.seed)
+    device = resolve_device(config.device)
+    train, n_tokens = corpora.train, len(corpora.vocabulary)
+    model = make_model(config, n_tokens=n_tokens, n_classes=len(train.labels), n_sides=train.n_sides)
+    agent, encoder = config.agent, config.encoder
+    if encoder.glove is not None:
+        vectors = read_vectors(encoder.glove, corpora.vocabulary)
+        filled = torch.from_numpy(vectors.filled(np.random.default_rng([config.seed, 2])))
+        model.set_embeddings(filled, trainable=not encoder.freeze_embeddings)
+    name, arguments = policy_arguments(config, model, n_tokens)
+    return PolicyGradient(
+        name,
+        ShiftReduceEnv(train, reward=agent.reward, model=model.to(device)),
+        Annealed(config.parser.learning_rate, agent.anneal),
+        encoder_learning_rate=Annealed(encoder.learning_rate, agent.anneal),
+        batch_size=agent.batch_size,
+        n_parses=agent.n_parses if config.parser.kind == "tracker" else 1,
+        baseline=agent.baseline,
+        normalise_advantages=agent.normalise_advantages,
+        entropy_coef=agent.entropy_coef,
+        policy_weight_decay=config.parser.weight_decay,
+        encoder_weight_decay=encoder.weight_decay,
+        max_grad_norm=agent.max_grad_norm,
+        log_interval=config.run.log_interval,
+        policy_kwargs=arguments,
+        seed=config.seed,
+        device=str(device),
+    )
+
+
+class Annealed:
+    """A learning rate that falls linearly to a tenth of itself, or stays."""
+
+    def __init__(self, rate: float, anneal: bool) -> None:
+        self.rate = rate
+        self.anneal = anneal
+
+    def __call__(self, progress_remaining: float) -> float:
+        """Give the rate when ``progress_remaining`` (1 to 0) of the run is still to come."""
+        return self.rate * (0.1 + 0.9 * progress_remaining) if self.anneal else self.rate
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run opened for use: its settings, vocabulary, model and policy, ready to evaluate."""
+
+    folder: RunFolder
+    config: TrainConfig
+    vocabulary: Vocabulary
+    labels: tuple[str, ...]
+    n_sides: int
+    model: NLIModel
+    policy: ParsingPolicy
+    checkpoint: Checkpoint
+
+
+def open_run(path: Path, device: str = "auto") -> TrainedRun:
+    """Load the newest whole checkpoint of a run for evaluation. Nothing in the folder is executed.
+
+    Raises:
+        CheckpointError: The folder is not a run, or none of its checkpoints is whole.
+        ConfigError: The run was made with settings that this version does not know.
+    """
+    folder = RunFolder(path)
+    config = folder.config()
+    vocabulary = Vocabulary.from_json(folder.read(folder.vocabulary_file))
+    facts = folder.read(folder.corpus_file)
+    checkpoint = load_checkpoint(folder.checkpoints)
+    where = resolve_device(device)
+    labels, n_sides = tuple(facts["labels"]), int(facts["n_sides"])
+    model = make_model(config, n_tokens=len(vocabulary), n_classes=len(labels), n_sides=n_sides).to(where)
+    name, arguments = policy_arguments(config, model, len(vocabulary))
+    space = SymbolicObserver(GameSize(1, n_sides, len(vocabulary))).space
+    policy_class = TrackerPolicy if name == "TrackerPolicy" else FixedTreePolicy
+    policy: ParsingPolicy = policy_class(space, Discrete(2), **arguments).to(where)
+    load_weights(checkpoint, model=model, policy=policy)
+    return TrainedRun(folder, config, vocabulary, labels, n_sides, model.eval(), policy, checkpoint)
+
+
+def load_weights(checkpoint: Checkpoint, *, model: NLIModel, policy: ParsingPolicy) -> None:
+    """Copy a checkpoint's weights into a model and a policy.
+
+    Raises:
+        CheckpointError: They are of another shape than the settings say.
+    """
+    for name, module in (("model", model), ("policy", policy)):
+        try:
+            module.load_state_dict(checkpoint.weights[name])
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the checkpoint's {name} does not fit the run's settings: {error}"
+            ) from error

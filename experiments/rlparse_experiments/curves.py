@@ -1,0 +1,78 @@
+"""Write the curves of a run: TensorBoard events and the same points as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
+from torch.utils.tensorboard import SummaryWriter
+
+
+class ResumableTensorBoard(TensorBoardOutputFormat):
+    """TensorBoard events that hide, when a run goes on from a checkpoint, the points it will draw again.
+
+    Args:
+        folder: Folder of the events.
+        purge_step: Points at this step and after are hidden; None keeps all.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None) -> None:
+        self.writer = SummaryWriter(log_dir=str(folder), purge_step=purge_step)
+        self._is_closed = False
+
+
+class JsonLines(KVWriter):
+    """One line of JSON a point: ``{"step": …, tag: value, …}``.
+
+    Args:
+        file: Appended to.
+        keep_until: Lines with a larger step are dropped first: a resumed run writes them again.
+
+    Raises:
+        ValueError: A value is not finite; a curve with holes is a mistake somewhere else.
+    """
+
+    def __init__(self, file: Path, keep_until: int | None) -> None:
+        if keep_until is not None and file.exists():
+            kept = [
+                line
+                for line in file.read_text(encoding="utf-8").splitlines(True)
+                if _step(line) <= keep_until
+            ]
+            file.write_text("".join(kept), encoding="utf-8")
+        self._handle = file.open("a", encoding="utf-8")
+
+    def write(
+        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
+    ) -> None:
+        """Append one line with the numbers among the values."""
+        point: dict[str, Any] = {"step": step}
+        for tag, value in sorted(key_values.items()):
+            if isinstance(value, int | float) or hasattr(value, "item"):
+                number = float(value)
+                if not math.isfinite(number):
+                    raise ValueError(f"metric {tag} is {number} at step {step}, expected a finite number")
+                point[tag] = number
+        self._handle.write(json.dumps(point) + "\n")
+        self._handle.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._handle.close()
+
+
+def _step(line: str) -> int:
+    """Step of one line; a line cut off by a kill counts as later than all."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return 2**62
+
+
+def curves(folder: Path, metrics_file: Path, *, resumed_at: int | None = None) -> Logger:
+    """Open a run's logger, at its beginning or from the step of a checkpoint."""
+    purge = None if resumed_at is None else resumed_at + 1
+    return Logger(str(folder), [ResumableTensorBoard(folder, purge), JsonLines(metrics_file, resumed_at)])

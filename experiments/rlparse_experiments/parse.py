@@ -1,0 +1,76 @@
+"""Parse sentences with a trained run: ``rlparse parse``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from rlparse import PAD
+from rlparse.corpora.batching import Batch
+from rlparse.corpora.tokenizer import tokenize
+from rlparse.errors import ConfigError
+from rlparse.vocabulary import Vocabulary
+from rlparse_envs.rendering import bracketed
+from rlparse_experiments.assembly import TrainedRun, open_run
+from rlparse_experiments.config import ParseConfig
+from rlparse_experiments.parse_files import ParseRecord
+from rlparse_experiments.report.trees import tree_drawing
+
+
+def words_of(sentence: str, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Split a sentence: at spaces where every piece is a known word, else by the tokeniser of the corpora.
+
+    Raises:
+        ConfigError: The sentence is empty.
+    """
+    pieces = tuple(sentence.split())
+    if not pieces:
+        raise ConfigError("a sentence to parse needs at least one word, got an empty one")
+    return pieces if all(piece in vocabulary for piece in pieces) else tuple(tokenize(sentence))
+
+
+def parse_sentences(run: TrainedRun, sentences: Sequence[Sequence[str]]) -> list[list[int]]:
+    """Parse tokenised sentences greedily; give one derivation each.
+
+    Raises:
+        CorpusError: The run's parser needs gold parses, which typed sentences do not have.
+    """
+    lengths = torch.tensor([len(words) for words in sentences])
+    rows, n_tokens = len(sentences), int(lengths.max())
+    tokens = torch.zeros(rows, n_tokens, dtype=torch.int64)
+    for row, words in enumerate(sentences):
+        tokens[row, : len(words)] = torch.from_numpy(run.vocabulary.encode(words))
+    zeros = torch.zeros(rows, dtype=torch.int64)
+    gold = torch.full((rows, 2 * n_tokens - 1), PAD)
+    batch = Batch(tokens, lengths, zeros, gold, zeros.bool(), zeros).to(run.model.device)
+    transitions = run.policy.derive(batch, generator=None, greedy=True).tolist()
+    return [row[: 2 * len(words) - 1] for row, words in zip(transitions, sentences, strict=True)]
+
+
+def run_parse(config: ParseConfig) -> int:
+    """Run ``rlparse parse``."""
+    run = open_run(config.run, config.device)
+    for message in run.checkpoint.damaged:
+        print(f"passed over a checkpoint: {message}", file=sys.stderr)
+    given = config.sentences or tuple(line.rstrip("\n") for line in sys.stdin if line.strip())
+    if not given:
+        raise ConfigError("there is no sentence to parse; give some, or one a line on standard input")
+    words = [words_of(sentence, run.vocabulary) for sentence in given]
+    unknown = sorted({word for sentence in words for word in sentence if word not in run.vocabulary})
+    if unknown:
+        print(f"unknown words, read as <unk>: {' '.join(unknown[:20])}", file=sys.stderr)
+    for number, (tokens, derivation) in enumerate(zip(words, parse_sentences(run, words), strict=True)):
+        if config.format == "tree":
+            print(tree_drawing(tokens, derivation), end="\n\n")
+        elif config.format == "jsonl":
+            print(
+                json.dumps(
+                    ParseRecord.of(f"{number}.0", tokens, derivation, None).as_json(), ensure_ascii=False
+                )
+            )
+        else:
+            print(bracketed(tokens, derivation))
+    return 0

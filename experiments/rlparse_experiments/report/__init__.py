@@ -1,0 +1,1 @@
+"""What a person reads: tables, trees and plots made from runs."""

@@ -1,0 +1,339 @@
+"""Train, checkpoint, continue: ``rlparse train``."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import resource
+import shlex
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import stable_baselines3
+import torch
+from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.logger import HParam
+
+import rlparse
+from rlparse.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_json
+from rlparse.errors import CheckpointError, ConfigError, NonFiniteLossError
+from rlparse.vocabulary import Vocabulary
+from rlparse_experiments.assembly import Corpora, load_weights, make_agent, make_corpora
+from rlparse_experiments.callbacks import (
+    BracketingSummary,
+    Checkpoints,
+    DevEvaluation,
+    Interrupt,
+    ProgressBar,
+)
+from rlparse_experiments.config import TrainConfig
+from rlparse_experiments.curves import curves
+from rlparse_experiments.evaluate import parse_records
+from rlparse_experiments.parse_files import write_parses
+from rlparse_experiments.report.tables import console, print_training_results
+from rlparse_experiments.run_folder import RunFolder, new_run, settings_record, task_of
+
+
+class Training:
+    """One run between its folder and its agent: what a checkpoint holds and what continuing restores.
+
+    Args:
+        config: Every setting.
+        folder: The run's folder.
+        corpora: What it learns from.
+        checkpoint: Where to go on from, or None to begin.
+    """
+
+    def __init__(
+        self, config: TrainConfig, folder: RunFolder, corpora: Corpora, checkpoint: Checkpoint | None
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.corpora = corpora
+        self.agent = make_agent(config, corpora)
+        self.logger = curves(
+            folder.path,
+            folder.metrics_file,
+            resumed_at=None if checkpoint is None else int(checkpoint.facts["num_timesteps"]),
+        )
+        self.agent.set_logger(self.logger)
+        per_epoch = self.agent.order.batches_per_epoch
+        self.total_iterations = max(1, math.ceil(config.agent.epochs * per_epoch))
+        self.dev = DevEvaluation(
+            corpora.dev,
+            config.run.eval_interval or per_epoch,
+            n_samples=config.run.sample_trees,
+            seed=config.seed,
+        )
+        self.seconds_before = 0.0
+        self.peak_before = 0.0
+        self._started = time.monotonic()
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of training so far, over all its continuations."""
+        return self.seconds_before + time.monotonic() - self._started
+
+    def save(self) -> None:
+        """Write a checkpoint of everything that continuing needs."""
+        agent = self.agent
+        assert agent.model is not None
+        states: dict[str, Any] = {
+            "generator": agent.generator.get_state(),
+            "torch": torch.get_rng_state(),
+        }
+        if torch.cuda.is_available():
+            states["cuda"] = torch.cuda.get_rng_state_all()
+        for name, optimizer in self._optimizers().items():
+            states[name] = optimizer.state_dict()
+        facts = {
+            "num_timesteps": agent.num_timesteps,
+            "n_iterations": agent.n_iterations,
+            "order": agent.order.state_dict(),
+            "pending": self._pending(),
+            "counts": dict(self.logger.name_to_count),
+            "history": self.dev.history,
+            "seconds": self.seconds,
+            "peak_memory_gib": self.peak_memory(),
+        }
+        save_checkpoint(
+            self.folder.checkpoints,
+            agent.n_iterations,
+            weights={"model": agent.model.state_dict(), "policy": agent.policy.state_dict()},
+            states=states,
+            facts=facts,
+            keep=self.config.run.keep_checkpoints,
+        )
+
+    def _pending(self) -> dict[str, float | str]:
+        """What was recorded since the last point of the curves."""
+        values: dict[str, Any] = dict(self.logger.name_to_value)
+        return {key: value if isinstance(value, str) else float(value) for key, value in values.items()}
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        agent, facts = self.agent, checkpoint.facts
+        assert agent.model is not None
+        load_weights(checkpoint, model=agent.model, policy=agent.policy)
+        for name, optimizer in self._optimizers().items():
+            optimizer.load_state_dict(checkpoint.states[name])
+        agent.generator.set_state(checkpoint.states["generator"])
+        torch.set_rng_state(checkpoint.states["torch"])
+        if torch.cuda.is_available() and "cuda" in checkpoint.states:
+            torch.cuda.set_rng_state_all(checkpoint.states["cuda"])
+        agent.order.load_state_dict(facts["order"])
+        agent.num_timesteps = int(facts["num_timesteps"])
+        agent.n_iterations = int(facts["n_iterations"])
+        self.logger.name_to_value.update(facts["pending"])
+        self.logger.name_to_excluded.update(dict.fromkeys(facts["pending"], ()))
+        self.logger.name_to_count.update(facts["counts"])
+        self.dev.history = list(facts["history"])
+        self.seconds_before = float(facts["seconds"])
+        self.peak_before = float(facts["peak_memory_gib"])
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        named = {
+            "encoder_optimizer": self.agent.encoder_optimizer,
+            "policy_optimizer": self.agent.policy_optimizer,
+        }
+        return {name: optimizer for name, optimizer in named.items() if optimizer is not None}
+
+    def peak_memory(self) -> float:
+        """Give the largest resident memory of the process (of any of its continuations), in GiB."""
+        scale = 2**20 if sys.platform != "darwin" else 2**30  # Linux counts KiB, macOS bytes
+        return max(self.peak_before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale)
+
+    def learn(self) -> int | None:
+        """Train to the end, or until a signal; give the signal's number, or None when the run is complete.
+
+        Raises:
+            NonFiniteLossError: Training diverged; the last checkpoint is kept.
+        """
+        agent, run = self.agent, self.config.run
+        with Interrupt() as interrupt:
+            callbacks = CallbackList(
+                [
+                    BracketingSummary(),
+                    self.dev,
+                    ProgressBar(self.total_iterations, self.dev, shown=run.progress and sys.stderr.isatty()),
+                    Checkpoints(self.save, run.checkpoint_interval),
+                    interrupt,
+                ]
+            )
+            if agent.n_iterations < self.total_iterations:
+                left = self.total_transitions() - agent.num_timesteps
+                try:
+                    agent.learn(left, callback=callbacks, reset_num_timesteps=agent.n_iterations == 0)
+                except NonFiniteLossError as error:
+                    raise NonFiniteLossError(self._diverged(error)) from error
+            else:
+                callbacks.init_callback(agent)
+            self.save()
+            return interrupt.received if agent.n_iterations < self.total_iterations else None
+
+    def total_transitions(self) -> int:
+        """Give the number of transitions that the whole run takes: exact, since lengths fix it."""
+        agent = self.agent
+        order, lengths = agent.order, self.corpora.train.lengths
+        whole, rest = divmod(self.total_iterations, order.batches_per_epoch)
+        taken = whole * int((2 * lengths - 1).sum())
+        if rest:
+            batches = order.epoch_batches(whole)[:rest]
+            taken += int((2 * lengths[np.concatenate(batches)] - 1).sum())
+        return taken * agent.n_parses
+
+    def _diverged(self, error: NonFiniteLossError) -> str:
+        try:
+            kept = load_checkpoint(self.folder.checkpoints)
+        except CheckpointError:
+            return f"{error}. The run in {self.folder.path} has no checkpoint yet"
+        return (
+            f"{error}. The last good checkpoint, iteration {kept.step}, is kept in {self.folder.checkpoints}"
+        )
+
+    def hyper_parameters(self) -> None:
+        """Record the settings in TensorBoard's table of hyper-parameters."""
+        flat: dict[str, Any] = {}
+
+        def walk(prefix: str, value: Any) -> None:
+            if isinstance(value, dict):
+                for key, item in value.items():
+                    walk(f"{prefix}.{key}" if prefix else key, item)
+            else:
+                flat[prefix] = value if isinstance(value, int | float | str | bool) else str(value)
+
+        walk("", settings_record(self.config))
+        metrics = {"eval/accuracy": 0.0, "rollout/reward": 0.0}
+        self.logger.record("hparams", HParam(flat, metrics), exclude=("stdout", "log", "json", "csv"))
+        self.logger.dump(0)
+
+    def finish(self) -> dict[str, Any]:
+        """Measure the final weights on dev, write parses and results, and give the results."""
+        agent = self.agent
+        history = self.dev.history
+        if self.dev.latest is None or not history or history[-1]["iteration"] != agent.n_iterations:
+            self.dev.evaluate()
+            self.logger.dump(agent.num_timesteps)
+        assert self.dev.latest is not None
+        measured, table = self.dev.latest
+        write_parses(self.folder.dev_parses, parse_records(self.corpora.dev, measured.derivations))
+        results = {
+            "task": task_of(self.config),
+            "parser": self.config.parser.kind,
+            "seed": self.config.seed,
+            "dev_accuracy": measured.accuracy,
+            "dev_cross_entropy": measured.cross_entropy,
+            "dev_examples": len(self.corpora.dev),
+            "train_examples": len(self.corpora.train),
+            "parses": table.as_json(),
+            "history": self.dev.history,
+            "iterations": agent.n_iterations,
+            "transitions": agent.num_timesteps,
+            "seconds": round(self.seconds, 1),
+            "peak_memory_gib": round(self.peak_memory(), 2),
+            "command": command_line(),
+        }
+        write_json(self.folder.results_file, results)
+        return results
+
+
+def command_line() -> str:
+    """Give the command that is running, as it could be typed again."""
+    return " ".join(["rlparse", *map(shlex.quote, sys.argv[1:])])
+
+
+def run_train(config: TrainConfig, *, resume: Path | None = None) -> int:
+    """Run ``rlparse train``: begin a run, or continue the one in the folder ``resume``.
+
+    Raises:
+        CheckpointError: The run to continue has no usable checkpoint.
+        ConfigError: Settings do not fit each other.
+        NonFiniteLossError: Training diverged.
+    """
+    if config.run.keep_checkpoints < 2:
+        raise ConfigError(
+            f"run.keep_checkpoints must be at least 2, got {config.run.keep_checkpoints}: "
+            "a damaged checkpoint is only harmless if there is one before it"
+        )
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    out = console()
+    if resume is None:
+        corpora = make_corpora(config)
+        folder = new_run(config)
+        _describe_run(config, folder, corpora)
+        training = Training(config, folder, corpora, None)
+        training.hyper_parameters()
+        out.print(f"[bold]{folder.path}[/bold]")
+        for line in corpora.report:
+            out.print(f"  {line}", highlight=False, markup=False)
+    else:
+        folder = RunFolder(resume)
+        checkpoint = load_checkpoint(folder.checkpoints)
+        vocabulary = Vocabulary.from_json(folder.read(folder.vocabulary_file))
+        corpora = make_corpora(config, vocabulary)
+        for message in checkpoint.damaged:
+            out.print(f"[yellow]passed over a checkpoint:[/yellow] {message}", highlight=False)
+        training = Training(config, folder, corpora, checkpoint)
+        out.print(
+            f"[bold]{folder.path}[/bold]: going on from iteration {checkpoint.step} "
+            f"of {training.total_iterations}",
+            highlight=False,
+        )
+    received = training.learn()
+    if received is not None:
+        training.logger.close()
+        out.print(
+            f"stopped at iteration {training.agent.n_iterations} of {training.total_iterations}; "
+            f"a checkpoint is saved. Continue with: rlparse train --resume {folder.path}",
+            highlight=False,
+        )
+        return 128 + received
+    results = training.finish()
+    training.logger.close()
+    print_training_results(out, training.config, folder, training.corpora.dev, training.dev, results)
+    return 0
+
+
+def _describe_run(config: TrainConfig, folder: RunFolder, corpora: Corpora) -> None:
+    """Write what a run needs to be opened again."""
+    versions = {
+        "rlparse": rlparse.__version__,
+        "torch": torch.__version__,
+        "gymnasium": gymnasium.__version__,
+        "stable_baselines3": stable_baselines3.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    resolved = replace(config, threads=config.threads or torch.get_num_threads())
+    write_json(
+        folder.config_file,
+        {
+            "settings": settings_record(resolved),
+            "versions": versions,
+            "command": command_line(),
+            "commit": _commit(),
+            "cpus": os.cpu_count(),
+        },
+    )
+    train = corpora.train
+    facts = {"labels": list(train.labels), "n_sides": train.n_sides, "report": list(corpora.report)}
+    write_json(folder.corpus_file, facts)
+    write_json(folder.vocabulary_file, corpora.vocabulary.to_json())
+
+
+def _commit() -> str | None:
+    """Commit of the checkout this runs from, if it is one."""
+    root = Path(rlparse.__file__).resolve().parents[1] / ".git"
+    try:
+        head = (root / "HEAD").read_text(encoding="utf-8").strip()
+        return (root / head[5:]).read_text(encoding="utf-8").strip() if head.startswith("ref: ") else head
+    except OSError:
+        return None

@@ -140,7 +140,7 @@ def inspect_data(config: InspectData) -> int:
 
     for path in config.paths:
         if path.is_dir() or path.suffix == ".zip":
-            loaded = load_corpora(path, skip_bad_lines=config.skip_bad_lines)
+            loaded = load_corpora(path, skip_bad_lines=config.skip_bad_lines, cache_dir=None)
             print("\n".join(loaded.lines()))
             corpora = [corpus for corpus in (loaded.train, loaded.dev, loaded.test) if corpus is not None]
         else:

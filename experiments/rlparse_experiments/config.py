@@ -14,8 +14,8 @@ CompositionName = Literal["tree_rnn", "tree_lstm", "gated"]
 class CorpusConfig:
     """What is read or generated."""
 
-    generator: Literal["logic", "listops"] = "logic"
-    """What to generate when no --data is given."""
+    generator: Literal["logic", "listops", "none"] = "logic"
+    """What to generate when no --data is given; none: the data have to be given."""
     n_train: int = 20_000
     """Examples to generate for training."""
     n_dev: int = 1_000

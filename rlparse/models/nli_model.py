@@ -119,6 +119,8 @@ class NLIModel(nn.Module):
         self.n_sides = n_sides
         self.hide_premise = hide_premise
         self.embedding = nn.Embedding(n_tokens, embedding_size, padding_idx=0)
+        with torch.no_grad():
+            self.embedding.weight.mul_(0.1)  # of unit variance, words would drown what the network adds
         cell = build_composition(
             composition, embedding_size, hidden_size, tracker_size=tracker_size, layer_norm=layer_norm
         )

@@ -98,6 +98,11 @@ def _load(config: TrainConfig) -> LoadedCorpora:
         )
     if config.dev:
         raise ConfigError("--dev names files to evaluate on, but without --data the corpora are generated")
+    if settings.generator == "none":
+        raise ConfigError(
+            "this task is read from files: name the folder or files with --data, as in "
+            "rlparse train snli --data ../shared/data/snli"
+        )
     sizes = {
         "n_train": settings.n_train,
         "n_dev": settings.n_dev,

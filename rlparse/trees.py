@@ -261,6 +261,14 @@ def format_brackets(tokens: Sequence[str], transitions: Sequence[int]) -> str:
     return " ".join(pieces)
 
 
+_ESCAPES = {"(": "-LRB-", ")": "-RRB-"}
+
+
+def escape_brackets(tokens: Sequence[str]) -> tuple[str, ...]:
+    """Write tokens that are brackets as treebanks do, -LRB- and -RRB-, so that they can stand in bracketed text."""
+    return tuple(_ESCAPES.get(token, token) for token in tokens)
+
+
 # -------------------------------------------------------------------------------------- derivations and spans
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlparse.transitions import ParserState, Transition
-from rlparse.trees import format_brackets
-
-_BRACKET_NAMES = {"(": "-LRB-", ")": "-RRB-"}
+from rlparse.trees import escape_brackets, format_brackets
 
 STACK_LINES, BUFFER_TOKENS, STACK_WIDTH = 5, 8, 88
 """At most so many stack items and buffer tokens are written out, and so many characters of one item."""
@@ -15,7 +13,7 @@ STACK_LINES, BUFFER_TOKENS, STACK_WIDTH = 5, 8, 88
 
 def bracketed(tokens: Sequence[str], transitions: Sequence[int]) -> str:
     """Write a tree as bracketed text; tokens that are brackets become -LRB- and -RRB-, as in treebanks."""
-    return format_brackets([_BRACKET_NAMES.get(token, token) for token in tokens], transitions)
+    return format_brackets(escape_brackets(tokens), transitions)
 
 
 def render_parser(parser: ParserState, tokens: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ Two formats. JSONL, one sentence a line, the position in the corpus as id (``12.
 
     {"sentence_id": "12.1", "tokens": ["a", "b", "c"], "parse": "( ( a b ) c )", "gold": "( a ( b c ) )"}
 
-``gold`` is null where there is none; ``phrases``, the labelled gold phrases as ``[start, end, label]``, may
+Words that are brackets themselves stand in the trees as -LRB- and -RRB-. ``gold`` is null where there is none; ``phrases``, the labelled gold phrases as ``[start, end, label]``, may
 be added. And plain text: one bracketed tree a line, as other parsers write them, with the line number for
 an id.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlparse.errors import CorpusError, MalformedTreeError
-from rlparse.trees import BinaryTree, format_brackets, parse_binary
+from rlparse.trees import BinaryTree, escape_brackets, format_brackets, parse_binary
 
 __all__ = ["ParseFile", "ParseRecord", "read_parses", "replace_file", "write_parses"]
 
@@ -93,12 +93,13 @@ def write_parses(path: Path, records: Iterable[ParseRecord]) -> None:
 
     def lines() -> Iterator[str]:
         for record in records:
+            written = escape_brackets(record.tokens)
             try:
                 line: dict[str, Any] = {
                     "sentence_id": record.sentence_id,
                     "tokens": list(record.tokens),
-                    "parse": format_brackets(record.tokens, record.transitions),
-                    "gold": None if record.gold is None else format_brackets(record.tokens, record.gold),
+                    "parse": format_brackets(written, record.transitions),
+                    "gold": None if record.gold is None else format_brackets(written, record.gold),
                 }
             except MalformedTreeError as error:
                 raise MalformedTreeError(f"sentence {record.sentence_id}: {error}") from None
@@ -208,7 +209,7 @@ def _tree(field: str, text: Any, tokens: list[str]) -> BinaryTree:
         tree = parse_binary(text)
     except MalformedTreeError as error:
         raise CorpusError(f"{field}: {error}") from None
-    if list(tree.tokens) != tokens:
+    if tree.tokens != escape_brackets(tokens):
         raise CorpusError(
             f"expected the tree in {field} to be over the tokens {_shown(tokens)}, found one over "
             f"{_shown(list(tree.tokens))}"

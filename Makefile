@@ -39,16 +39,17 @@ clean:  ## Remove the environment, caches and build output; runs/ stays
 	rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find rlparse envs agents experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The environment. A stamp is younger than what it was made from, or pip runs again.
+# The environment. Each stage leaves a stamp; one that is older than what it was made from is done again.
 
-$(VENV)/bin/python:
+$(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("rlparse needs Python 3.11 or newer, but $(PYTHON) is " \
 		+ sys.version.split()[0] + "; name another one: make PYTHON=python3.12 ...")'
 	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
+	@touch $@
 
 # torch goes first and alone, from its pin, so that no other package chooses its build.
-$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo "Installing rlparse and its dependencies into $(VENV) (once)"
 	@$(PIP) torch
 	@$(PIP) --editable .

@@ -73,13 +73,14 @@ def test_ppo_runs_and_evaluates(observation, policy, tmp_path, singles):
 def test_ppo_learns_right_branching_trees_from_features():
     """An ordinary PPO finds the trivial tree, so what the features show is enough to play on."""
     make = partial(ShiftReduceEnv, reward=BranchingF1Reward("right"), observation="features")
-    envs = make_vec_env(make, 4, seed=0)
-    agent = PPO("MlpPolicy", envs, n_steps=256, batch_size=128, gamma=1.0, seed=0, device="cpu")
+    envs = make_vec_env(make, 4, seed=1)
+    settings = {"n_steps": 256, "batch_size": 128, "n_epochs": 4, "learning_rate": 1e-3, "gamma": 1.0}
+    agent = PPO("MlpPolicy", envs, **settings, seed=1, device="cpu")
     evaluation = make_vec_env(make, 1, seed=1)
-    before, _ = evaluate_policy(agent, evaluation, 100)
-    agent.learn(8192)
-    after, _ = evaluate_policy(agent, evaluation, 100)
-    assert before < 0.85
+    before, _ = evaluate_policy(agent, evaluation, 50)
+    agent.learn(6144)
+    after, _ = evaluate_policy(agent, evaluation, 50)
+    assert before < 0.75
     assert after > 0.95
 
 

@@ -2,50 +2,258 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Sequence
+from math import comb
+
 import torch
 from torch import Tensor
 
-from rlparse.models.composition import Composition
+from rlparse.models.composition import BinaryTreeLSTM, Composition, GatedRecursiveCell, TreeRNN
+from rlparse.models.nli_model import NLIModel
 from rlparse.models.tracker import Tracker
+from rlparse.transitions import ParserState
+from rlparse_agents.policy import TrackerPolicy
 
-SHIFT, REDUCE = 0, 1
+SHIFT, REDUCE, PAD = 0, 1, 2
+Combine = Callable[[Tensor, Tensor], Tensor]
 
 
-def encode_one(
-    composition: Composition, embeddings: Tensor, transitions: list[int], tracker: Tracker | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """Parse one sentence with Python lists: [n, E] and 2n - 1 transitions to its root state and [2n - 1, H] tracker."""
-    buffer = [composition.leaf(e.unsqueeze(0)) for e in embeddings]
-    stack: list[Tensor] = []
-    nothing = torch.zeros(1, composition.hidden_size, dtype=embeddings.dtype)
-    tracked = []
-    if tracker is not None:
-        state = tracker.initial(1, embeddings)
+# ------------------------------------------------------------------------------------------------ trees
+
+
+def catalan(n: int) -> int:
+    """Binary trees with n inner nodes."""
+    return comb(2 * n, n) // (n + 1)
+
+
+def all_derivations(n: int) -> list[tuple[int, ...]]:
+    """Derivations of all binary trees over n tokens: every arrangement whose stack never runs empty."""
+    found = []
+    for reduces in itertools.combinations(range(2 * n - 1), n - 1):
+        derivation = tuple(REDUCE if step in reduces else SHIFT for step in range(2 * n - 1))
+        if min(itertools.accumulate(1 - 2 * t for t in derivation)) >= 1:
+            found.append(derivation)
+    return found
+
+
+def completions(stack_size: int, buffer_size: int) -> int:
+    """Count the ways to finish a parse, by trying them all."""
+    if stack_size == 1 and buffer_size == 0:
+        return 1
+    ways = completions(stack_size + 1, buffer_size - 1) if buffer_size else 0
+    return ways + (completions(stack_size - 1, buffer_size) if stack_size >= 2 else 0)
+
+
+def random_derivation(n: int, rng: torch.Generator) -> list[int]:
+    """Toss a coin wherever both transitions are legal."""
+    state = ParserState(n)
+    while not state.is_terminal:
+        may_shift, may_reduce = state.legal
+        coin = int(torch.randint(2, (1,), generator=rng))
+        state.apply(coin if may_shift and may_reduce else int(may_reduce))
+    return [int(t) for t in state.transitions]
+
+
+def padded(derivations: Sequence[Sequence[int]], n_tokens: int | None = None) -> Tensor:
+    """Put derivations under each other: [R, 2N - 1], PAD after each one's end."""
+    width = 2 * n_tokens - 1 if n_tokens else max(map(len, derivations))
+    return torch.tensor([list(d) + [PAD] * (width - len(d)) for d in derivations], dtype=torch.int64)
+
+
+def fold(leaves: Sequence[Tensor], transitions: Sequence[int], combine: Combine) -> Tensor:
+    """Build one tree with a Python list for a stack."""
+    buffer, stack = list(leaves), []
     for transition in transitions:
-        fed = None
-        if tracker is not None:
-            read = [buffer[0] if buffer else None]
-            read += [stack[-1] if stack else None, stack[-2] if len(stack) > 1 else None]
-            inputs = torch.cat([nothing if r is None else composition.hidden(r) for r in read], dim=1)
-            state = tracker.step(inputs, state)
-            fed = state[0]
-            tracked.append(fed)
         if transition == SHIFT:
             stack.append(buffer.pop(0))
         else:
             right, left = stack.pop(), stack.pop()
-            stack.append(composition(left, right, fed))
+            stack.append(combine(left, right))
     assert len(stack) == 1
     assert not buffer
-    return stack[0], torch.cat(tracked) if tracked else None
+    return stack[0]
 
 
-def tree_lstm_formula(cell: object, left: Tensor, right: Tensor) -> Tensor:
-    """Tai et al.'s equations, one gate at a time, read off the weights of a `BinaryTreeLSTM` without options."""
-    D = cell.hidden_size  # type: ignore[attr-defined]
-    W, b = cell.combine.weight, cell.combine.bias  # type: ignore[attr-defined]
-    x = torch.cat((left[:D], right[:D]))
-    gate = [W[k * D : (k + 1) * D] @ x + b[k * D : (k + 1) * D] for k in range(5)]
-    i, fl, fr, o = (1 / (1 + torch.exp(-gate[k])) for k in range(4))
-    c = i * torch.tanh(gate[4]) + fl * left[D:] + fr * right[D:]
-    return torch.cat((o * torch.tanh(c), c))
+# ------------------------------------------------------------------------------------------- compositions
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    return 1 / (1 + torch.exp(-x))
+
+
+def normalised(x: Tensor) -> Tensor:
+    """Layer norm of one vector, without gain and bias."""
+    centred = x - x.mean()
+    return centred / torch.sqrt((centred**2).mean() + 1e-5)
+
+
+def affine(weight: Tensor, bias: Tensor | float, *parts: Tensor) -> Tensor:
+    return weight @ torch.cat(parts) + bias
+
+
+def tree_rnn_formula(cell: TreeRNN, left: Tensor, right: Tensor, *tracker: Tensor) -> Tensor:
+    """tanh(W [h_l; h_r; tracker] + b), with layer norm before the tanh where the cell has one."""
+    x = affine(cell.combine.weight, cell.combine.bias, left, right, *tracker)
+    if cell.norm is not None:
+        x = normalised(x) * cell.norm.weight + cell.norm.bias
+    return torch.tanh(x)
+
+
+def tree_lstm_formula(cell: BinaryTreeLSTM, left: Tensor, right: Tensor, *tracker: Tensor) -> Tensor:
+    """Tai et al.'s equations, one gate at a time; with layer norm, of each gate and of the cell."""
+    D = cell.hidden_size
+    W, b = cell.combine.weight, cell.combine.bias
+    gate = []
+    for k in range(5):
+        rows = slice(k * D, (k + 1) * D)
+        if cell.cell_norm is None:
+            gate.append(affine(W[rows], b[rows], left[:D], right[:D], *tracker))
+        else:
+            pre = affine(W[rows], 0.0, left[:D], right[:D], *tracker)
+            gate.append(normalised(pre) * cell.gain[k] + b[rows])
+    i, forget_left, forget_right, o = (sigmoid(gate[k]) for k in range(4))
+    c = i * torch.tanh(gate[4]) + forget_left * left[D:] + forget_right * right[D:]
+    seen = c
+    if cell.cell_norm is not None:
+        seen = normalised(c) * cell.cell_norm.weight + cell.cell_norm.bias
+    return torch.cat((o * torch.tanh(seen), c))
+
+
+def gated_formula(cell: GatedRecursiveCell, left: Tensor, right: Tensor, *tracker: Tensor) -> Tensor:
+    """Ordered Memory's cell: three gates and a candidate from one hidden layer."""
+    D = cell.hidden_size
+    wide = affine(cell.widen.weight, cell.widen.bias, left, right, *tracker).clamp_min(0)
+    blocks = cell.combine.weight @ wide + cell.combine.bias
+    gate_left, gate_right, gate_new = (sigmoid(blocks[k * D : (k + 1) * D]) for k in range(3))
+    h = gate_left * left + gate_right * right + gate_new * blocks[3 * D :]
+    return normalised(h) if cell.layer_norm else h
+
+
+def leaf_formula(cell: Composition, embedding: Tensor) -> Tensor:
+    """What each composition makes of one word."""
+    assert isinstance(cell, (TreeRNN, BinaryTreeLSTM, GatedRecursiveCell))
+    x = cell.project.weight @ embedding + cell.project.bias
+    if isinstance(cell, TreeRNN):
+        return torch.tanh(x)
+    if isinstance(cell, GatedRecursiveCell) and cell.layer_norm:
+        return normalised(x)
+    return x
+
+
+def compose_formula(cell: Composition, left: Tensor, right: Tensor, *tracker: Tensor) -> Tensor:
+    """The parent of two nodes, by the formula of the cell's own kind."""
+    if isinstance(cell, TreeRNN):
+        return tree_rnn_formula(cell, left, right, *tracker)
+    if isinstance(cell, BinaryTreeLSTM):
+        return tree_lstm_formula(cell, left, right, *tracker)
+    assert isinstance(cell, GatedRecursiveCell)
+    return gated_formula(cell, left, right, *tracker)
+
+
+def lstm_formula(tracker: Tracker, x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of an LSTM, gate by gate."""
+    H = tracker.hidden_size
+    lstm = tracker.lstm
+    gate = []
+    for k in range(4):
+        rows = slice(k * H, (k + 1) * H)
+        from_input = lstm.weight_ih_l0[rows] @ x + lstm.bias_ih_l0[rows]
+        gate.append(from_input + lstm.weight_hh_l0[rows] @ hidden + lstm.bias_hh_l0[rows])
+    cell = sigmoid(gate[1]) * cell + sigmoid(gate[0]) * torch.tanh(gate[2])
+    return sigmoid(gate[3]) * torch.tanh(cell), cell
+
+
+# --------------------------------------------------------------------------------------------- one sentence
+
+
+class OneSentence:
+    """The stack machine for one sentence: lists of vectors, and a tracker that may look at them."""
+
+    def __init__(self, composition: Composition, embeddings: Tensor, tracker: Tracker | None = None) -> None:
+        self.composition, self.tracker = composition, tracker
+        self.buffer = [leaf_formula(composition, embedding) for embedding in embeddings]
+        self.stack: list[Tensor] = []
+        if tracker is not None:
+            self.hidden = self.cell = embeddings.new_zeros(tracker.hidden_size)
+
+    def look(self) -> Tensor:
+        """Let the tracker read buffer front, stack top and second of the stack."""
+        assert self.tracker is not None
+        D = self.composition.hidden_size
+        seen = [items[at][:D] if len(items) >= depth else self.hidden.new_zeros(D) for items, at, depth in (
+            (self.buffer, 0, 1), (self.stack, -1, 1), (self.stack, -2, 2)
+        )]  # fmt: skip
+        self.hidden, self.cell = lstm_formula(self.tracker, torch.cat(seen), self.hidden, self.cell)
+        return self.hidden
+
+    def take(self, transition: int) -> None:
+        """Carry out one transition; the composition reads the tracker if it was built to."""
+        if transition == SHIFT:
+            self.stack.append(self.buffer.pop(0))
+            return
+        right, left = self.stack.pop(), self.stack.pop()
+        fed = (self.hidden,) if self.composition.tracker_size else ()
+        self.stack.append(compose_formula(self.composition, left, right, *fed))
+
+
+def encode_one(
+    composition: Composition, embeddings: Tensor, transitions: Sequence[int], tracker: Tracker | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Parse one sentence: [n, E] and 2n - 1 transitions to its root state and the tracker's [2n - 1, H]."""
+    machine = OneSentence(composition, embeddings, tracker)
+    tracked = []
+    for transition in transitions:
+        if tracker is not None:
+            tracked.append(machine.look())
+        machine.take(transition)
+    assert len(machine.stack) == 1
+    assert not machine.buffer
+    return machine.stack[0], torch.stack(tracked) if tracked else None
+
+
+def classify_one(
+    model: NLIModel, sentences: Sequence[Sequence[int]], parses: Sequence[Sequence[int]]
+) -> Tensor:
+    """Logits [C] of one example, without dropout."""
+    D = model.machine.composition.hidden_size
+    vectors = []
+    for tokens, transitions in zip(sentences, parses, strict=True):
+        embeddings = torch.stack([model.embedding.weight[token] for token in tokens])
+        root, _ = encode_one(model.machine.composition, embeddings, transitions, model.machine.tracker)
+        vectors.append(root[:D])
+    if model.hide_premise:
+        vectors[0] = torch.zeros_like(vectors[0])
+    if len(vectors) == 2:
+        p, h = vectors
+        vectors += [(p - h).abs(), p * h]
+    head = model.head
+    wide = affine(head.widen.weight, head.widen.bias, *vectors).clamp_min(0)
+    return head.classify.weight @ wide + head.classify.bias
+
+
+def derivation_log_prob(
+    policy: TrackerPolicy, tokens: Sequence[int], transitions: Sequence[int], encoder: NLIModel | None = None
+) -> Tensor:
+    """Sum of log-probabilities of one derivation, by stepping a parser and a tracker through it.
+
+    The Catalan prior is counted, not computed: the share of the completions that begin with each transition.
+    """
+    reader = policy if encoder is None else encoder
+    embeddings = torch.stack([reader.embedding.weight[token] for token in tokens])
+    machine = OneSentence(reader.machine.composition, embeddings, policy.tracker)
+    parser = ParserState(len(tokens))
+    total = embeddings.new_zeros(())
+    for transition in transitions:
+        logits = policy.head.weight @ machine.look() + policy.head.bias
+        if all(parser.legal):
+            if policy.catalan_prior:
+                s, b = parser.stack_size, parser.buffer_size
+                ways = torch.tensor([completions(s + 1, b - 1), completions(s - 1, b)], dtype=logits.dtype)
+                logits = logits + ways.log()
+            total = total + logits[transition] - torch.log(torch.exp(logits[0]) + torch.exp(logits[1]))
+        else:
+            assert parser.legal[transition]
+        parser.apply(transition)
+        machine.take(transition)
+    return total

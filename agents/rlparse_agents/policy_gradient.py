@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
@@ -48,6 +49,14 @@ class Iteration(NamedTuple):
     rewards: Tensor
     logits: Tensor | None
     seconds: float
+
+
+class TransitionBar(ProgressBarCallback):
+    """Stable-Baselines3's progress bar, moved by the transitions that an iteration took."""
+
+    def _on_step(self) -> bool:
+        self.pbar.update(self.model.num_timesteps - self.pbar.n)
+        return True
 
 
 class PolicyGradient(BaseAlgorithm):
@@ -215,31 +224,26 @@ class PolicyGradient(BaseAlgorithm):
         """
         if log_interval is not None:
             self.log_interval = log_interval
+        if progress_bar:
+            given = callback if isinstance(callback, list) else [] if callback is None else [callback]
+            callback = [
+                *(c if isinstance(c, BaseCallback) else ConvertCallback(c) for c in given),
+                TransitionBar(),
+            ]
         total_timesteps, callbacks = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar=False
         )
-        bar = None
-        if progress_bar:
-            from tqdm import tqdm
-
-            bar = tqdm(total=total_timesteps, initial=self.num_timesteps, unit="transition", unit_scale=True)
         callbacks.on_training_start(locals(), globals())
         going = True
         while going and self.num_timesteps < total_timesteps:
             callbacks.on_rollout_start()
-            before = self.num_timesteps
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             self._iterate()
             callbacks.update_locals(locals())
-            if bar is not None and self.last_iteration is not None:
-                bar.update(self.num_timesteps - before)
-                bar.set_postfix(reward=f"{float(self.last_iteration.rewards.mean()):.3f}")
             if self.n_iterations % self.log_interval == 0:
                 self._dump()
             going = callbacks.on_step()
             callbacks.on_rollout_end()
-        if bar is not None:
-            bar.close()
         callbacks.on_training_end()
         return self
 

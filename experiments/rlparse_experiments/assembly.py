@@ -165,6 +165,7 @@ def make_model(config: TrainConfig, *, n_tokens: int, n_classes: int, n_sides: i
         n_classes,
         n_sides=n_sides,
         embedding_size=settings.embedding_size,
+        embedding_std=settings.embedding_std,
         hidden_size=settings.hidden_size,
         composition=settings.composition,
         layer_norm=settings.layer_norm,
@@ -265,11 +266,11 @@ def open_run(path: Path, device: str = "auto") -> TrainedRun:
     """
     folder = RunFolder(path)
     config = folder.config()
-    vocabulary = Vocabulary.from_json(folder.read(folder.vocabulary_file))
-    facts = folder.read(folder.corpus_file)
+    vocabulary = folder.vocabulary()
+    labels = tuple(folder.read_field(folder.corpus_file, "labels"))
+    n_sides = int(folder.read_field(folder.corpus_file, "n_sides"))
     checkpoint = load_checkpoint(folder.checkpoints)
     where = resolve_device(device)
-    labels, n_sides = tuple(facts["labels"]), int(facts["n_sides"])
     model = make_model(config, n_tokens=len(vocabulary), n_classes=len(labels), n_sides=n_sides).to(where)
     name, arguments = policy_arguments(config, model, len(vocabulary))
     space = SymbolicObserver(GameSize(1, n_sides, len(vocabulary))).space

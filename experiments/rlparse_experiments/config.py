@@ -48,6 +48,8 @@ class EncoderConfig:
     """What REDUCE computes."""
     embedding_size: int = 100
     """Width of the word embeddings."""
+    embedding_std: float = 1.0
+    """Spread of the untrained word embeddings; large vocabularies want about 0.1."""
     hidden_size: int = 100
     """Width of a node."""
     tracker_size: int = 0

@@ -87,6 +87,8 @@ class NLIModel(nn.Module):
         n_classes: C.
         n_sides: 2 for NLI pairs, 1 for single sentences.
         embedding_size: E.
+        embedding_std: Standard deviation of the untrained word embeddings. Small ones (0.1) keep the many rare words
+            of natural language from drowning what is learned; a dozen symbols want 1.
         hidden_size: D.
         composition: ``tree_rnn``, ``tree_lstm`` or ``gated``.
         layer_norm: None keeps the composition's own default.
@@ -104,6 +106,7 @@ class NLIModel(nn.Module):
         *,
         n_sides: int = 2,
         embedding_size: int = 100,
+        embedding_std: float = 1.0,
         hidden_size: int = 100,
         composition: str = "tree_lstm",
         layer_norm: bool | None = None,
@@ -120,7 +123,7 @@ class NLIModel(nn.Module):
         self.hide_premise = hide_premise
         self.embedding = nn.Embedding(n_tokens, embedding_size, padding_idx=0)
         with torch.no_grad():
-            self.embedding.weight.mul_(0.1)  # of unit variance, words would drown what the network adds
+            self.embedding.weight.mul_(embedding_std)
         cell = build_composition(
             composition, embedding_size, hidden_size, tracker_size=tracker_size, layer_norm=layer_norm
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -60,7 +61,8 @@ def save_checkpoint(
         weights: ``state_dict`` of each named module.
         states: Anything that ``torch.load(weights_only=True)`` can read back.
         facts: Plain JSON.
-        keep: Newest checkpoints to leave.
+        keep: Newest checkpoints to leave, this one included. Later ones, which can only be damaged ones that loading
+            passed over, are left alone and do not count.
 
     Returns:
         The checkpoint's folder.
@@ -89,7 +91,8 @@ def save_checkpoint(
         shutil.rmtree(final)
     draft.rename(final)
     _sync(folder)
-    for old in _numbered(folder)[keep:]:
+    earlier = [path for path in _numbered(folder) if int(path.name) < step]
+    for old in earlier[keep - 1 :]:
         shutil.rmtree(old)
     for left_over in folder.glob(".*.tmp"):
         shutil.rmtree(left_over)
@@ -130,10 +133,15 @@ def write_json(path: Path, value: Any) -> None:
 def _read(path: Path) -> Checkpoint:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        digests: dict[str, str] = manifest["sha256"]
+        digests = dict[str, str](manifest["sha256"])
         step = int(manifest["step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path / MANIFEST} cannot be read ({error})") from error
+    if step != int(path.name):
+        raise CheckpointError(f"{path / MANIFEST} is of another checkpoint, step {step}")
+    unlisted = {"states.pt", "facts.json"} - digests.keys()
+    if unlisted:
+        raise CheckpointError(f"{path / MANIFEST} lists no {' and no '.join(sorted(unlisted))}")
     for name, digest in digests.items():
         file = path / name
         if not file.is_file():
@@ -147,6 +155,11 @@ def _read(path: Path) -> Checkpoint:
         weights = {Path(n).stem: load_file(str(path / n)) for n in digests if n.endswith(".safetensors")}
         states = torch.load(path / "states.pt", weights_only=True, map_location="cpu")
         facts = json.loads((path / "facts.json").read_text(encoding="utf-8"))
+    except (pickle.UnpicklingError, EOFError) as error:
+        # torch's own message tells the reader to execute the file.
+        raise CheckpointError(
+            f"{path / 'states.pt'} cannot be read, or holds more than plain data"
+        ) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error})") from error
     return Checkpoint(step, weights, states, facts)

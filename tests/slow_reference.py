@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from math import comb
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ from rlparse.models.composition import BinaryTreeLSTM, Composition, GatedRecursi
 from rlparse.models.nli_model import NLIModel
 from rlparse.models.tracker import Tracker
 from rlparse.transitions import ParserState
-from rlparse_agents.policy import TrackerPolicy
+
+if TYPE_CHECKING:
+    from rlparse_agents.policy import TrackerPolicy
 
 SHIFT, REDUCE, PAD = 0, 1, 2
 Combine = Callable[[Tensor, Tensor], Tensor]
@@ -181,9 +184,11 @@ class OneSentence:
         """Let the tracker read buffer front, stack top and second of the stack."""
         assert self.tracker is not None
         D = self.composition.hidden_size
-        seen = [items[at][:D] if len(items) >= depth else self.hidden.new_zeros(D) for items, at, depth in (
-            (self.buffer, 0, 1), (self.stack, -1, 1), (self.stack, -2, 2)
-        )]  # fmt: skip
+        nothing = self.hidden.new_zeros(D)
+        front = self.buffer[0][:D] if self.buffer else nothing
+        top = self.stack[-1][:D] if self.stack else nothing
+        second = self.stack[-2][:D] if len(self.stack) >= 2 else nothing
+        seen = (front, top, second)
         self.hidden, self.cell = lstm_formula(self.tracker, torch.cat(seen), self.hidden, self.cell)
         return self.hidden
 

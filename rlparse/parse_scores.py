@@ -17,16 +17,15 @@ sentences, and adds nothing where spans are pooled. A change to a convention is 
 from __future__ import annotations
 
 import re
-import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
-from itertools import accumulate, combinations
+from itertools import combinations
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from rlparse import trees
-from rlparse.errors import MalformedTreeError
+from rlparse.bracketings import Bracketings, Derivations, is_punctuation, key
 
 __all__ = [
     "CONVENTIONS",
@@ -46,9 +45,6 @@ __all__ = [
     "self_f1",
     "trivial_trees",
 ]
-
-Derivations = Sequence[Sequence[int]]
-Spans = frozenset[tuple[int, int]]
 
 
 class Convention(NamedTuple):
@@ -129,101 +125,6 @@ def _changed(convention: Convention, part: str, wanted: bool) -> Convention:
     )
 
 
-_ESCAPED_BRACKETS = {"-LRB-", "-RRB-", "-LSB-", "-RSB-", "-LCB-", "-RCB-"}
-_WORDS_AND_SIGNS = set("&%#@*/\\§¶†‡()[]{}")
-
-
-def is_punctuation(token: str) -> bool:
-    """Say whether a token is punctuation: a stop, comma, colon, quote, dash or escaped bracket (``-LRB-``).
-
-    Signs that are read as words (``&``, ``%``, ``$``, ``#``) are not, nor are unescaped brackets, which no
-    treebank has but ListOps does.
-    """
-    if token in _ESCAPED_BRACKETS:
-        return True
-    return all(
-        character == "`" or (unicodedata.category(character)[0] == "P" and character not in _WORDS_AND_SIGNS)
-        for character in token
-    )
-
-
-# ------------------------------------------------------------------------------------------------------ spans
-
-
-class Bracketings:
-    """The spans of many trees, found once, so that they can be compared with several others.
-
-    Every function here that takes derivations takes these as well.
-
-    Args:
-        derivations: One complete derivation a sentence.
-        tokens: The words of the same sentences; needed by conventions that remove punctuation.
-
-    Raises:
-        MalformedTreeError: A derivation is not one binary tree, or not one over the sentence's tokens.
-        ValueError: There are not as many token sequences as derivations.
-    """
-
-    def __init__(self, derivations: Derivations, tokens: Sequence[Sequence[str]] | None = None) -> None:
-        if tokens is not None and len(tokens) != len(derivations):
-            raise ValueError(f"got {len(derivations)} derivations, but the tokens of {len(tokens)} sentences")
-        self.tokens = tokens
-        self.n_tokens: list[int] = []
-        self._spans: list[Spans] = []
-        for i, derivation in enumerate(derivations):
-            try:
-                nodes = trees.spans(derivation)
-            except MalformedTreeError as error:
-                raise MalformedTreeError(f"sentence {i}: {error}") from None
-            if tokens is not None and len(tokens[i]) != len(nodes) + 1:
-                raise MalformedTreeError(
-                    f"sentence {i} has {len(tokens[i])} tokens, but its derivation has {len(nodes) + 1}"
-                )
-            self._spans.append(frozenset(nodes))
-            self.n_tokens.append(len(nodes) + 1)
-        self._without_punctuation: tuple[list[Spans], list[int]] | None = None
-
-    def __len__(self) -> int:
-        """How many sentences there are."""
-        return len(self._spans)
-
-    def spans(self, *, punctuation: bool) -> tuple[list[Spans], list[int]]:
-        """Return every sentence's spans of two or more tokens and its number of tokens.
-
-        Args:
-            punctuation: False cuts punctuation tokens out of the trees: their leaves vanish, as do nodes
-                that are left with one child. A sentence may then have no token.
-
-        Raises:
-            ValueError: Punctuation is to be removed and there are no tokens to tell it by.
-        """
-        if punctuation:
-            return self._spans, self.n_tokens
-        if self._without_punctuation is None:
-            if self.tokens is None:
-                raise ValueError("removing punctuation needs the tokens of the sentences: pass tokens=...")
-            kept_spans, kept_lengths = [], []
-            for spans, words in zip(self._spans, self.tokens, strict=True):
-                places = _new_places(words)
-                kept_lengths.append(places[-1])
-                if places[-1] < len(words):
-                    moved = {(places[start], places[end]) for start, end in spans}
-                    spans = frozenset([span for span in moved if span[1] - span[0] > 1])
-                kept_spans.append(spans)
-            self._without_punctuation = kept_spans, kept_lengths
-        return self._without_punctuation
-
-
-def _new_places(words: Sequence[str]) -> list[int]:
-    """Where each boundary between words lies once punctuation is cut out: after how many kept words."""
-    return list(accumulate(map(_is_kept, words), initial=0))
-
-
-@lru_cache(maxsize=1 << 16)
-def _is_kept(token: str) -> bool:
-    return not is_punctuation(token)
-
-
 def _bracketings(parses: Bracketings | Derivations, tokens: Sequence[Sequence[str]] | None) -> Bracketings:
     return parses if isinstance(parses, Bracketings) else Bracketings(parses, tokens)
 
@@ -289,41 +190,39 @@ def score_parses(
     ours = _bracketings(predicted, tokens)
     theirs = _bracketings(gold, tokens)
     _check_same_sentences(ours, theirs)
-    predicted_spans, n_tokens = ours.spans(punctuation=rules.punctuation)
-    gold_spans, gold_n_tokens = theirs.spans(punctuation=rules.punctuation)
-    excluded = 0 if rules.root else 1  # the root's span, which both trees have
-    total = 0.0
-    n_sentences = n_same = n_spans = n_shared = 0
-    for i, (ours_i, theirs_i) in enumerate(zip(predicted_spans, gold_spans, strict=True)):
-        if n_tokens[i] != gold_n_tokens[i]:
-            raise ValueError(
-                f"sentence {i}: {n_tokens[i]} words are left without punctuation in one set of trees, "
-                f"{gold_n_tokens[i]} in the other; their tokens differ"
-            )
-        if n_tokens[i] == 0:
-            continue
-        n_sentences += 1
-        n_same += ours_i == theirs_i
-        count = len(theirs_i) - excluded
-        if count > 0:
-            shared = len(ours_i & theirs_i) - excluded
-            total += shared / count
-            n_spans += count
-            n_shared += shared
-        else:
-            total += 1.0
+    predicted_nodes = ours.nodes(punctuation=rules.punctuation)
+    gold_nodes = theirs.nodes(punctuation=rules.punctuation)
+    n_tokens = gold_nodes.n_tokens
+    wrong = np.flatnonzero(predicted_nodes.n_tokens != n_tokens)
+    if len(wrong):
+        raise ValueError(
+            f"sentence {wrong[0]}: {predicted_nodes.n_tokens[wrong[0]]} words are left without punctuation in "
+            f"one set of trees, {n_tokens[wrong[0]]} in the other; their tokens differ"
+        )
+    n_sentences = int((n_tokens > 0).sum())
+    n_nodes = np.maximum(n_tokens - 1, 0)
+    shared = gold_nodes.n_shared(predicted_nodes)
+    same = (shared == n_nodes) & (n_tokens > 0)
+    if not rules.root:  # which both trees have
+        shared, n_nodes = shared - (n_nodes > 0), n_nodes - (n_nodes > 0)
+    empty = (n_nodes == 0) & (n_tokens > 0)
+    n_spans, n_shared = int(n_nodes.sum()), int(shared.sum())
     if n_sentences == 0:
         raise ValueError(
-            f"no sentence to score ({len(ours)} hold only punctuation, which {rules.name} removes)"
+            f"no sentence to score: all {len(ours)} hold only punctuation, which {rules.name} removes"
         )
     if rules.level == "corpus" and n_spans == 0:
         raise ValueError(
             f"no span to score: none of {n_sentences} sentences has one that counts under {rules.name}"
         )
+    if rules.level == "corpus":
+        f1 = n_shared / n_spans
+    else:
+        f1 = float((shared / np.maximum(n_nodes, 1) + empty).sum()) / n_sentences
     return ParseScore(
         convention=rules.name,
-        f1=n_shared / n_spans if rules.level == "corpus" else total / n_sentences,
-        exact_match=n_same / n_sentences,
+        f1=f1,
+        exact_match=int(same.sum()) / n_sentences,
         n_sentences=n_sentences,
         n_skipped=len(ours) - n_sentences,
         n_spans=n_spans,
@@ -444,32 +343,27 @@ def recall_by_label(
     ours = _bracketings(predicted, tokens)
     if len(labelled_spans) != len(ours):
         raise ValueError(f"got trees of {len(ours)} sentences, but labelled spans of {len(labelled_spans)}")
-    predicted_spans, n_left = ours.spans(punctuation=rules.punctuation)
-    n_gold: dict[str, int] = {}
-    n_found: dict[str, int] = {}
+    nodes = ours.nodes(punctuation=rules.punctuation)
+    found, n_left = set(nodes.keys.tolist()), nodes.n_tokens.tolist()
+    places = ours.places(punctuation=rules.punctuation).tolist()
+    offset = 0
+    n_gold: Counter[str] = Counter()
+    n_found: Counter[str] = Counter()
     for i, phrases in enumerate(labelled_spans):
-        if phrases is None:
-            continue
-        phrases = list(phrases)
         length = ours.n_tokens[i]
-        outside = [phrase for phrase in phrases if not 0 <= phrase[0] < phrase[1] <= length]
-        if outside:
-            raise ValueError(f"sentence {i} has {length} tokens, but the labelled span {outside[0]}")
-        if rules.punctuation:
-            places: Sequence[int] = range(length + 1)
-        else:
-            assert ours.tokens is not None
-            places = _new_places(ours.tokens[i])
-        counted = {
-            (places[start], places[end], _base_label(label))
-            for start, end, label in phrases
-            if places[end] - places[start] > 1
-        }
+        counted = set()
+        for start, end, label in phrases or ():
+            if not 0 <= start < end <= length:
+                raise ValueError(
+                    f"sentence {i} has {length} tokens, but the labelled span {(start, end, label)}"
+                )
+            counted.add((places[offset + start], places[offset + end], _base_label(label)))
+        offset += length
         for start, end, label in counted:
-            if label in ("ROOT", "TOP") or (not rules.root and end - start == n_left[i]):
-                continue
-            n_gold[label] = n_gold.get(label, 0) + 1
-            n_found[label] = n_found.get(label, 0) + ((start, end) in predicted_spans[i])
+            everything = not rules.root and end - start == n_left[i]
+            if end - start > 1 and not everything and label not in ("ROOT", "TOP"):
+                n_gold[label] += 1
+                n_found[label] += key(start, end) in found
     if not n_gold:
         raise ValueError(f"no labelled phrase to find under {rules.name} in {len(ours)} sentences")
     order = sorted(n_gold, key=lambda label: (-n_gold[label], label))
@@ -494,10 +388,10 @@ def mean_depth(parses: Bracketings | Derivations) -> float:
     found = _bracketings(parses, None)
     if len(found) == 0:
         raise ValueError("mean depth needs at least 1 tree, got none")
-    spans, n_tokens = found.spans(punctuation=True)
-    return sum(
-        sum(end - start for start, end in nodes) / n for nodes, n in zip(spans, n_tokens, strict=True)
-    ) / len(found)
+    nodes = found.nodes(punctuation=True)
+    # A token lies as deep as there are nodes that hold it: the depths add up to the lengths of the nodes.
+    total = np.bincount(nodes.sentences, weights=nodes.lengths(), minlength=len(found))
+    return float((total / nodes.n_tokens).mean())
 
 
 def mean_height(derivations: Derivations) -> float:

@@ -153,10 +153,10 @@ def test_any_choices_keep_the_invariants(n_tokens, choices):
 
 def test_long_sentence_is_parsed_in_linear_time():
     n = 10_000
-    started = time.perf_counter()
+    started = time.process_time()
     left = parsed(n, [SHIFT] + [SHIFT, REDUCE] * (n - 1))
     right = parsed(n, [SHIFT] * n + [REDUCE] * (n - 1))
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert left.is_terminal
     assert right.is_terminal
     assert left.spans[-2] == (0, n - 1)

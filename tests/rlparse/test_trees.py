@@ -476,7 +476,7 @@ def test_ten_thousand_tokens_take_linear_time_and_no_recursion():
     n = 10_000
     rng = np.random.default_rng(0)
     words = [f"w{i}" for i in range(n)]
-    started = time.perf_counter()
+    started = time.process_time()
     for derivation in (
         trees.left_branching(n),
         trees.right_branching(n),
@@ -493,5 +493,5 @@ def test_ten_thousand_tokens_take_linear_time_and_no_recursion():
         assert trees.depth(derivation) < n
     ptb = "(S " * n + " ".join(f"(T {word}))" for word in words)
     assert len(trees.parse_ptb(ptb).labelled_spans) == n
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
     assert trees.depth(trees.left_branching(n)) == n - 1

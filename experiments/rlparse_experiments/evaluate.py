@@ -25,11 +25,13 @@ REPORTED = ("nyu", "prpn", "evalb")
 """Conventions of every table."""
 
 SHOWN_TREES = {
-    "left": "left-branching",
-    "right": "right-branching",
-    "balanced_ceil": "balanced (split at ceil)",
-    "uniform": "random (uniform over trees)",
+    "left": "left",
+    "right": "right",
+    "balanced_floor": "balanced (floor)",
+    "balanced_ceil": "balanced (ceil)",
+    "uniform": "random",
 }
+"""Trivial trees of every table and their names there; random is uniform over trees."""
 
 
 class Measured(NamedTuple):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 TREE_OF_PARSER = {
     "left": "left",
     "right": "right",
-    "balanced": "balanced_ceil",
+    "balanced": "balanced_floor",
     "random": "uniform",
     "gold": "gold",
 }
@@ -38,7 +39,7 @@ def console() -> Console:
 
 
 def parse_table(table: ParseTable, *, title: str, accuracies: dict[str, float], learned: str) -> Table:
-    """Build the comparison of one parser with gold and trivial trees.
+    """Build the comparison of one parser with gold and trivial trees, at most 80 columns wide.
 
     Args:
         table: The scores.
@@ -46,14 +47,16 @@ def parse_table(table: ParseTable, *, title: str, accuracies: dict[str, float], 
         accuracies: Accuracy by kind of tree (``learned``, ``gold``, ``left`` …), where it is known.
         learned: What to call the parser.
     """
-    found = Table(title=title, title_justify="left")
-    found.add_column("trees")
-    found.add_column("accuracy", justify="right")
-    for convention in REPORTED:
-        found.add_column(f"F1 gold ({convention})", justify="right")
-    found.add_column("F1 learned (nyu)", justify="right")
-    found.add_column("depth", justify="right")
-    gold = {"gold": "gold (ceiling)"} if table.against_gold else {}
+    found = Table(
+        title=f"{title}\nunlabelled F1 (%) against gold, by convention; vs run: F1 nyu against this run's parses",
+        title_justify="left",
+        title_style="",
+        box=SIMPLE_HEAD,
+    )
+    found.add_column("trees", no_wrap=True)
+    for name in ("accuracy", *(f"F1 {convention}" for convention in REPORTED), "depth", "vs run"):
+        found.add_column(name, justify="right", no_wrap=True)
+    gold = {"gold": "gold"} if table.against_gold else {}
     for kind, name in {"learned": learned, **gold, **SHOWN_TREES}.items():
         accuracy = f"{100 * accuracies[kind]:.2f}" if kind in accuracies else "–"
         if kind == "gold":
@@ -63,7 +66,7 @@ def parse_table(table: ParseTable, *, title: str, accuracies: dict[str, float], 
             scored = table.against_gold.get(kind)
             scores = [f"{100 * scored[c]:.2f}" if scored else "–" for c in REPORTED]
             agreement = 1.0 if kind == "learned" else table.agreement[kind]["nyu"]
-        found.add_row(name, accuracy, *scores, f"{100 * agreement:.2f}", f"{table.depth[kind]:.2f}")
+        found.add_row(name, accuracy, *scores, f"{table.depth[kind]:.2f}", f"{100 * agreement:.2f}")
     return found
 
 
@@ -117,22 +120,21 @@ def print_training_results(
             style="dim",
         )
     _print_recall(out, table)
-    for sample in draw_samples(dev, measured.derivations, config.run.sample_trees):
+    for sample in draw_samples(dev, measured.derivations, config.run.sample_trees, width=out.width):
         out.print()
-        out.print(sample, highlight=False, markup=False, soft_wrap=True)
+        _print_line(out, sample)
     minutes = results["seconds"] / 60
     out.print()
-    out.print(
+    _print_line(
+        out,
         f"{results['iterations']:,} iterations, {results['transitions']:,} transitions, {minutes:.1f} minutes, "
         f"peak memory {results['peak_memory_gib']:.2f} GiB",
-        highlight=False,
     )
-    out.print(f"run:         {folder.path}", highlight=False, soft_wrap=True)
-    out.print(f"curves:      tensorboard --logdir {folder.path.parent}", highlight=False, soft_wrap=True)
-    out.print(f"measure:     rlparse evaluate {folder.path}", highlight=False, soft_wrap=True)
-    out.print(
-        f'parse:       rlparse parse --run {folder.path} "{_example(dev)}"', highlight=False, soft_wrap=True
-    )
+    path, example = shlex.quote(str(folder.path)), " ".join(dev.sentence(0, 0).tokens)
+    _print_line(out, f"run:         {folder.path}")
+    _print_line(out, f"curves:      tensorboard --logdir {shlex.quote(str(folder.path.parent))}")
+    _print_line(out, f"measure:     rlparse evaluate {path}")
+    _print_line(out, f"parse:       rlparse parse --run {path} {shlex.quote(example)}")
 
 
 def print_evaluation(
@@ -145,9 +147,9 @@ def print_evaluation(
 ) -> None:
     """Print what ``rlparse evaluate`` has measured."""
     for message in damaged:
-        out.print(f"[yellow]passed over a checkpoint:[/yellow] {message}", highlight=False)
+        _print_line(out, f"passed over a checkpoint: {message}", style="yellow")
     for line in lines:
-        out.print(line, highlight=False, markup=False)
+        _print_line(out, line)
     config = RunFolder(path).config()
     _print_table(out, table, {"learned": measured.accuracy}, str(path), config.parser.kind)
     out.print(f"cross-entropy {measured.cross_entropy:.4f} nats, {measured.seconds:.1f} s", highlight=False)
@@ -176,6 +178,6 @@ def _print_recall(out: Console, table: ParseTable) -> None:
         out.print(f"recall by gold label (nyu): {shown}", highlight=False)
 
 
-def _example(corpus: Corpus) -> str:
-    """Give a sentence to try."""
-    return json.dumps(" ".join(corpus.sentence(0, 0).tokens))[1:-1]
+def _print_line(out: Console, line: str, style: str | None = None) -> None:
+    """Print text as it is: nothing in it is markup, and it is not broken where it could not be copied."""
+    out.print(line, style=style, highlight=False, markup=False, soft_wrap=True)

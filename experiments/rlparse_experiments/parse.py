@@ -16,12 +16,14 @@ from rlparse.vocabulary import Vocabulary
 from rlparse_envs.rendering import bracketed
 from rlparse_experiments.assembly import TrainedRun, open_run
 from rlparse_experiments.config import ParseConfig
-from rlparse_experiments.parse_files import ParseRecord
 from rlparse_experiments.report.trees import tree_drawing
+
+BATCH_SIZE = 256
+"""Sentences parsed at a time."""
 
 
 def words_of(sentence: str, vocabulary: Vocabulary) -> tuple[str, ...]:
-    """Split a sentence: at spaces where every piece is a known word, else by the tokeniser of the corpora.
+    """Split a sentence at spaces, and pieces that are not known words further, by the tokeniser of the corpora.
 
     Raises:
         ConfigError: The sentence is empty.
@@ -29,7 +31,11 @@ def words_of(sentence: str, vocabulary: Vocabulary) -> tuple[str, ...]:
     pieces = tuple(sentence.split())
     if not pieces:
         raise ConfigError("a sentence to parse needs at least one word, got an empty one")
-    return pieces if all(piece in vocabulary for piece in pieces) else tuple(tokenize(sentence))
+    if '"' in sentence and '"' not in vocabulary:  # which way a quote opens depends on those before it
+        return tuple(tokenize(sentence))
+    return tuple(
+        word for piece in pieces for word in ([piece] if piece in vocabulary else tokenize(piece) or [piece])
+    )
 
 
 def parse_sentences(run: TrainedRun, sentences: Sequence[Sequence[str]]) -> list[list[int]]:
@@ -46,7 +52,8 @@ def parse_sentences(run: TrainedRun, sentences: Sequence[Sequence[str]]) -> list
     zeros = torch.zeros(rows, dtype=torch.int64)
     gold = torch.full((rows, 2 * n_tokens - 1), PAD)
     batch = Batch(tokens, lengths, zeros, gold, zeros.bool(), zeros).to(run.model.device)
-    transitions = run.policy.derive(batch, generator=None, greedy=True).tolist()
+    generator = torch.Generator(device=run.model.device).manual_seed(run.config.seed)  # of random trees
+    transitions = run.policy.derive(batch, generator=generator, greedy=True).tolist()
     return [row[: 2 * len(words) - 1] for row, words in zip(transitions, sentences, strict=True)]
 
 
@@ -61,16 +68,20 @@ def run_parse(config: ParseConfig) -> int:
     words = [words_of(sentence, run.vocabulary) for sentence in given]
     unknown = sorted({word for sentence in words for word in sentence if word not in run.vocabulary})
     if unknown:
-        print(f"unknown words, read as <unk>: {' '.join(unknown[:20])}", file=sys.stderr)
-    for number, (tokens, derivation) in enumerate(zip(words, parse_sentences(run, words), strict=True)):
-        if config.format == "tree":
-            print(tree_drawing(tokens, derivation), end="\n\n")
-        elif config.format == "jsonl":
-            print(
-                json.dumps(
-                    ParseRecord.of(f"{number}.0", tokens, derivation, None).as_json(), ensure_ascii=False
-                )
-            )
-        else:
-            print(bracketed(tokens, derivation))
+        more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
+        print(f"unknown words, read as <unk>: {' '.join(unknown[:20])}{more}", file=sys.stderr)
+    for start in range(0, len(words), BATCH_SIZE):
+        batch = words[start : start + BATCH_SIZE]
+        for number, derivation in enumerate(parse_sentences(run, batch)):
+            print(_formatted(config.format, start + number, batch[number], derivation))
     return 0
+
+
+def _formatted(format: str, number: int, tokens: Sequence[str], derivation: Sequence[int]) -> str:
+    if format == "tree":
+        return tree_drawing(tokens, derivation) + "\n"
+    tree = bracketed(tokens, derivation)
+    if format == "brackets":
+        return tree
+    record = {"sentence_id": f"{number}.0", "tokens": list(tokens), "parse": tree, "gold": None}
+    return json.dumps(record, ensure_ascii=False)

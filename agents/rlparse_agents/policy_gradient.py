@@ -64,8 +64,8 @@ class PolicyGradient(BaseAlgorithm):
 
     Every iteration takes a batch of B examples, samples K parses of each sentence in lockstep, encodes and
     classifies all B * K of them, and updates encoder and policy once. All decisions of an example's sentences
-    share its reward. ``num_timesteps`` counts transitions, which are the environment's steps; callbacks are
-    called once per iteration.
+    share its reward. ``num_timesteps`` counts transitions, which are the environment's steps. Callbacks are
+    called once per iteration: ``on_step`` before the logger is dumped, ``on_rollout_end`` after it.
 
     Args:
         policy: ``TrackerPolicy`` (learns), ``FixedTreePolicy`` (a control), or a class with their interface.
@@ -240,9 +240,9 @@ class PolicyGradient(BaseAlgorithm):
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             self._iterate()
             callbacks.update_locals(locals())
-            if self.n_iterations % self.log_interval == 0:
-                self._dump()
             going = callbacks.on_step()
+            if self.n_iterations % self.log_interval == 0:
+                self.dump_logs()
             callbacks.on_rollout_end()
         callbacks.on_training_end()
         return self
@@ -350,7 +350,8 @@ class PolicyGradient(BaseAlgorithm):
         optimizer.step()
         return norm
 
-    def _dump(self) -> None:
+    def dump_logs(self) -> None:
+        """Write what was recorded since the last time as one point of the curves."""
         self.logger.record("time/iterations", self.n_iterations)
         self.logger.record(
             "time/epochs", self.order.epoch + self.order.position / self.order.batches_per_epoch

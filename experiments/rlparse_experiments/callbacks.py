@@ -1,8 +1,10 @@
-"""What happens beside learning: F1 curves, dev evaluation, sample trees, checkpoints, progress bar, stopping."""
+"""What happens beside learning: F1 curves, dev evaluation, sample trees, checkpoints, progress, stopping."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -14,6 +16,7 @@ from tqdm import tqdm
 from rlparse.corpora.corpus import Corpus
 from rlparse_agents.policy_gradient import Iteration, PolicyGradient
 from rlparse_envs.rewards import balanced_trees, bracketing_f1, left_branching, right_branching
+from rlparse_experiments.curves import write_point
 from rlparse_experiments.evaluate import Measured, ParseTable, measure, score_table
 from rlparse_experiments.report.trees import tree_samples
 
@@ -44,11 +47,18 @@ class TrainingCallback(BaseCallback):
 class BracketingSummary(TrainingCallback):
     """Record F1 of the sampled parses against gold (where there is any) and trivial trees, under ``nyu``.
 
-    Runs one iteration before the logger is dumped, on that iteration's parses.
+    Only of the iterations at which a point of the curves is drawn: an estimate from one batch.
+
+    Args:
+        last: Iteration that ends the run, which draws a point too.
     """
 
+    def __init__(self, last: int) -> None:
+        super().__init__()
+        self.at_end = last
+
     def _on_step(self) -> bool:
-        if (self.agent.n_iterations + 1) % self.agent.log_interval == 0:
+        if self.due(self.agent.log_interval) or self.agent.n_iterations == self.at_end:
             batch, transitions = self.last.batch, self.last.transitions
             n_steps = transitions.shape[1]
             record = self.logger.record
@@ -67,7 +77,7 @@ class BracketingSummary(TrainingCallback):
 
 
 class DevEvaluation(TrainingCallback):
-    """Measure on dev at intervals and at the end.
+    """Measure on dev at intervals and at the end; the figures are a point of the curves of their own.
 
     Args:
         corpus: The dev set.
@@ -90,49 +100,60 @@ class DevEvaluation(TrainingCallback):
             self.evaluate()
         return True
 
+    @property
+    def is_current(self) -> bool:
+        """Tell whether the weights as they are have been measured and recorded."""
+        return bool(self.history) and self.history[-1]["iteration"] == self.agent.n_iterations
+
     def evaluate(self) -> tuple[Measured, ParseTable]:
-        """Measure now, record the figures and keep them in ``history``."""
+        """Measure now; record the figures and keep them in ``history``, if that was not done at this iteration."""
         agent = self.agent
         assert agent.model is not None
         measured = measure(agent.model, agent.policy, self.corpus, seed=self.seed)
         table = score_table(self.corpus, measured.derivations, seed=self.seed)
-        values = {
-            "eval/accuracy": measured.accuracy,
-            "eval/cross_entropy": measured.cross_entropy,
-            "eval/depth": table.depth["learned"],
-        }
-        for convention, f1 in table.against_gold.get("learned", {}).items():
-            values[f"eval/f1_gold_{convention}"] = f1
-        for tree, name in (("left", "left"), ("right", "right"), ("balanced_ceil", "balanced")):
-            values[f"eval/f1_{name}_nyu"] = table.agreement[tree]["nyu"]
-        for tag, value in values.items():
-            self.logger.record(tag, value)
-        if self.n_samples:
-            self.logger.record(
-                "samples/dev_trees", tree_samples(self.corpus, measured.derivations, self.n_samples)
-            )
-        self.history.append({"iteration": agent.n_iterations, "step": agent.num_timesteps, **values})
         self.latest = (measured, table)
+        if not self.is_current:
+            values = evaluation_metrics(measured, table)
+            samples: dict[str, float | str] = {}
+            if self.n_samples:
+                samples["samples/dev_trees"] = tree_samples(self.corpus, measured.derivations, self.n_samples)
+            write_point(self.logger, {**values, **samples}, agent.num_timesteps)
+            self.history.append({"iteration": agent.n_iterations, "step": agent.num_timesteps, **values})
         return self.latest
 
 
+def evaluation_metrics(measured: Measured, table: ParseTable) -> dict[str, float]:
+    """Give the figures of an evaluation by their tags."""
+    values = {
+        "eval/accuracy": measured.accuracy,
+        "eval/cross_entropy": measured.cross_entropy,
+        "eval/depth": table.depth["learned"],
+    }
+    for convention, f1 in table.against_gold.get("learned", {}).items():
+        values[f"eval/f1_gold_{convention}"] = f1
+    for tree, name in (("left", "left"), ("right", "right"), ("balanced_floor", "balanced")):
+        values[f"eval/f1_{name}_nyu"] = table.agreement[tree]["nyu"]
+    return values
+
+
 class Checkpoints(TrainingCallback):
-    """Save at intervals.
+    """Save at intervals, after everything that belongs to the iteration has been written.
 
     Args:
         save: Writes one checkpoint of the agent.
         interval: Iterations between two checkpoints.
+        last: Iteration that ends the run: it still has figures to write and is saved after them.
     """
 
-    def __init__(self, save: Callable[[], None], interval: int) -> None:
+    def __init__(self, save: Callable[[], None], interval: int, last: int) -> None:
         super().__init__()
         self.save = save
         self.interval = interval
+        self.at_end = last
 
-    def _on_step(self) -> bool:
-        if self.due(self.interval):
+    def _on_rollout_end(self) -> None:
+        if self.due(self.interval) and self.agent.n_iterations < self.at_end:
             self.save()
-        return True
 
 
 class Interrupt(TrainingCallback):
@@ -160,17 +181,19 @@ class Interrupt(TrainingCallback):
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         signal.signal(number, self._before[number])
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\nstopping after this iteration; once more stops at once\n")
 
     def _on_step(self) -> bool:
         return self.received is None
 
 
-class ProgressBar(TrainingCallback):
-    """Show a bar of iterations with reward, accuracy, F1 against gold, and the time left.
+class Progress(TrainingCallback):
+    """Show how far training is: a bar on a terminal, elsewhere a line at every evaluation; both on stderr.
 
     Args:
         total: Iterations of the whole run.
-        dev: Whose latest figures are shown.
+        dev: Whose latest figures are shown; stands before this in the list of callbacks.
         shown: False shows nothing.
     """
 
@@ -180,11 +203,13 @@ class ProgressBar(TrainingCallback):
         self.dev = dev
         self.shown = shown
         self._bar: tqdm[Any] | None = None
-        self._reward = 0.0
+        self._reward: float | None = None
         self._drawn = 0.0
+        self._began = (0, 0.0)
 
     def _on_training_start(self) -> None:
-        if self.shown:
+        self._began = (self.agent.n_iterations, time.monotonic())
+        if self.shown and sys.stderr.isatty():
             self._bar = tqdm(
                 total=self.total,
                 initial=self.agent.n_iterations,
@@ -192,26 +217,42 @@ class ProgressBar(TrainingCallback):
                 dynamic_ncols=True,
                 smoothing=0.05,
             )
-            self._reward = float("nan")
 
     def _on_step(self) -> bool:
-        if self._bar is None:
+        if not self.shown:
             return True
         reward = float(self.last.rewards.mean())
-        first = self._reward != self._reward
-        self._reward = reward if first else 0.98 * self._reward + 0.02 * reward
-        self._bar.update(1)
-        if time.monotonic() - self._drawn > 0.5:
-            self._drawn = time.monotonic()
-            shown = {"reward": f"{self._reward:.3f}"}
-            if self.dev.latest is not None:
-                measured, table = self.dev.latest
-                shown["dev acc"] = f"{100 * measured.accuracy:.1f}"
-                if "learned" in table.against_gold:
-                    shown["F1(nyu)"] = f"{100 * table.against_gold['learned']['nyu']:.1f}"
-            self._bar.set_postfix(shown, refresh=False)
+        self._reward = reward if self._reward is None else 0.98 * self._reward + 0.02 * reward
+        if self._bar is not None:
+            self._bar.update(1)
+            if time.monotonic() - self._drawn > 0.5:
+                self._drawn = time.monotonic()
+                self._bar.set_postfix_str("  ".join(self._figures()), refresh=False)
+        elif self.dev.is_current:
+            iteration = self.agent.n_iterations
+            figures = [f"iteration {iteration:,}/{self.total:,}", *self._figures()]
+            if iteration < self.total:
+                figures.append(f"{self._time_left()} left")
+            print("  ".join(figures), file=sys.stderr, flush=True)
         return True
 
     def _on_training_end(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def _figures(self) -> list[str]:
+        figures = [f"reward {self._reward:.3f}"]
+        if self.dev.latest is not None:
+            measured, table = self.dev.latest
+            figures.append(f"dev accuracy {100 * measured.accuracy:.1f}")
+            if "learned" in table.against_gold:
+                figures.append(f"F1 nyu {100 * table.against_gold['learned']['nyu']:.1f}")
+        return figures
+
+    def _time_left(self) -> str:
+        first, began = self._began
+        done = self.agent.n_iterations - first
+        seconds = (time.monotonic() - began) / done * (self.total - self.agent.n_iterations)
+        if seconds < 90:
+            return f"{seconds:.0f} s"
+        return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

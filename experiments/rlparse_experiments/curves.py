@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.logger import KVWriter, Logger, TensorBoardOutputFormat
 from torch.utils.tensorboard import SummaryWriter
+
+from rlparse.errors import NonFiniteLossError
+from rlparse_experiments.parse_files import replace_file
 
 
 class ResumableTensorBoard(TensorBoardOutputFormat):
@@ -25,39 +29,37 @@ class ResumableTensorBoard(TensorBoardOutputFormat):
 
 
 class JsonLines(KVWriter):
-    """One line of JSON a point: ``{"step": …, tag: value, …}``.
+    """One line of JSON a point: ``{"step": …, tag: value, …}``; texts are left to TensorBoard.
 
     Args:
         file: Appended to.
         keep_until: Lines with a larger step are dropped first: a resumed run writes them again.
 
     Raises:
-        ValueError: A value is not finite; a curve with holes is a mistake somewhere else.
+        NonFiniteLossError: A value is not finite; a curve with holes is a mistake somewhere else.
     """
 
     def __init__(self, file: Path, keep_until: int | None) -> None:
         if keep_until is not None and file.exists():
-            kept = [
-                line
-                for line in file.read_text(encoding="utf-8").splitlines(True)
-                if _step(line) <= keep_until
-            ]
-            file.write_text("".join(kept), encoding="utf-8")
+            lines = file.read_text(encoding="utf-8").splitlines()
+            replace_file(file, [f"{line}\n" for line in lines if _step(line) <= keep_until])
         self._handle = file.open("a", encoding="utf-8")
 
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
     ) -> None:
         """Append one line with the numbers among the values."""
-        point: dict[str, Any] = {"step": step}
-        for tag, value in sorted(key_values.items()):
-            if isinstance(value, int | float) or hasattr(value, "item"):
-                number = float(value)
-                if not math.isfinite(number):
-                    raise ValueError(f"metric {tag} is {number} at step {step}, expected a finite number")
-                point[tag] = number
-        self._handle.write(json.dumps(point) + "\n")
-        self._handle.flush()
+        numbers = {
+            tag: float(value)
+            for tag, value in sorted(key_values.items())
+            if isinstance(value, int | float) or hasattr(value, "item")
+        }
+        for tag, number in numbers.items():
+            if not math.isfinite(number):
+                raise NonFiniteLossError(f"metric {tag} is {number} at step {step}, expected a finite number")
+        if numbers:
+            self._handle.write(json.dumps({"step": step, **numbers}) + "\n")
+            self._handle.flush()
 
     def close(self) -> None:
         """Close the file."""
@@ -75,4 +77,11 @@ def _step(line: str) -> int:
 def curves(folder: Path, metrics_file: Path, *, resumed_at: int | None = None) -> Logger:
     """Open a run's logger, at its beginning or from the step of a checkpoint."""
     purge = None if resumed_at is None else resumed_at + 1
-    return Logger(str(folder), [ResumableTensorBoard(folder, purge), JsonLines(metrics_file, resumed_at)])
+    # The lines come first: they refuse a value that is not finite before TensorBoard has it.
+    return Logger(str(folder), [JsonLines(metrics_file, resumed_at), ResumableTensorBoard(folder, purge)])
+
+
+def write_point(logger: Logger, values: Mapping[str, float | str], step: int) -> None:
+    """Write one point at once, beside what the logger is still collecting for its own next point."""
+    for writer in logger.output_formats:
+        writer.write(dict(values), dict.fromkeys(values, ()), step)

@@ -15,11 +15,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlparse.errors import CheckpointError
 from rlparse_experiments.config import TrainConfig, as_json
 from rlparse_experiments.layered_config import apply_settings, settings_from_mapping
+
+if TYPE_CHECKING:
+    from rlparse.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,27 @@ class RunFolder:
             CheckpointError: It is missing or not JSON.
         """
         try:
-            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
             raise CheckpointError(
                 f"{file} is missing: {self.path} is not the folder of a run (a run is made by `rlparse train`)"
             ) from None
         except ValueError as error:
             raise CheckpointError(f"{file} is damaged: {error}") from error
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{file} is damaged: expected a JSON object, found {type(found).__name__}")
         return found
+
+    def read_field(self, file: Path, field: str) -> Any:
+        """Read one field of one of the run's JSON files.
+
+        Raises:
+            CheckpointError: The file is missing, not JSON, or without the field.
+        """
+        found = self.read(file)
+        if field not in found:
+            raise CheckpointError(f"{file} is damaged: expected the field '{field}', found {sorted(found)}")
+        return found[field]
 
     def config(self) -> TrainConfig:
         """Read the settings the run was made with.
@@ -86,8 +102,21 @@ class RunFolder:
             CheckpointError: The file is missing or not JSON.
             ConfigError: A setting is unknown to this version.
         """
-        stored = self.read(self.config_file)["settings"]
+        stored = self.read_field(self.config_file, "settings")
         return apply_settings(TrainConfig(), settings_from_mapping(stored, str(self.config_file)))
+
+    def vocabulary(self) -> Vocabulary:
+        """Read the tokens by index.
+
+        Raises:
+            CheckpointError: The file is missing or not a vocabulary.
+        """
+        from rlparse.vocabulary import Vocabulary  # here, so that help does not wait for numpy
+
+        try:
+            return Vocabulary.from_json(self.read(self.vocabulary_file))
+        except ValueError as error:
+            raise CheckpointError(f"{self.vocabulary_file} is damaged: {error}") from error
 
 
 def config_of_run(path: Path) -> TrainConfig:

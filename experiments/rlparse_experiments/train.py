@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import platform
@@ -9,6 +11,7 @@ import resource
 import shlex
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,20 +20,21 @@ import gymnasium
 import numpy as np
 import stable_baselines3
 import torch
+from rich.console import Console
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import HParam
 
 import rlparse
 from rlparse.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_json
 from rlparse.errors import CheckpointError, ConfigError, NonFiniteLossError
-from rlparse.vocabulary import Vocabulary
+from rlparse.models.nli_model import resolve_device
 from rlparse_experiments.assembly import Corpora, load_weights, make_agent, make_corpora
 from rlparse_experiments.callbacks import (
     BracketingSummary,
     Checkpoints,
     DevEvaluation,
     Interrupt,
-    ProgressBar,
+    Progress,
 )
 from rlparse_experiments.config import TrainConfig
 from rlparse_experiments.curves import curves
@@ -73,6 +77,7 @@ class Training:
         )
         self.seconds_before = 0.0
         self.peak_before = 0.0
+        self._saved_at: int | None = None
         self._started = time.monotonic()
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -83,9 +88,11 @@ class Training:
         return self.seconds_before + time.monotonic() - self._started
 
     def save(self) -> None:
-        """Write a checkpoint of everything that continuing needs."""
+        """Write a checkpoint of everything that continuing needs, unless there is one of this iteration."""
         agent = self.agent
         assert agent.model is not None
+        if self._saved_at == agent.n_iterations:
+            return
         states: dict[str, Any] = {
             "generator": agent.generator.get_state(),
             "torch": torch.get_rng_state(),
@@ -112,11 +119,11 @@ class Training:
             facts=facts,
             keep=self.config.run.keep_checkpoints,
         )
+        self._saved_at = agent.n_iterations
 
-    def _pending(self) -> dict[str, float | str]:
+    def _pending(self) -> dict[str, float]:
         """What was recorded since the last point of the curves."""
-        values: dict[str, Any] = dict(self.logger.name_to_value)
-        return {key: value if isinstance(value, str) else float(value) for key, value in values.items()}
+        return {tag: float(value) for tag, value in self.logger.name_to_value.items()}
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         agent, facts = self.agent, checkpoint.facts
@@ -137,6 +144,7 @@ class Training:
         self.dev.history = list(facts["history"])
         self.seconds_before = float(facts["seconds"])
         self.peak_before = float(facts["peak_memory_gib"])
+        self._saved_at = agent.n_iterations
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         named = {
@@ -153,30 +161,39 @@ class Training:
     def learn(self) -> int | None:
         """Train to the end, or until a signal; give the signal's number, or None when the run is complete.
 
+        Whatever belongs to an iteration is in the curves before the iteration's checkpoint is written, so that
+        a run that goes on from it has nothing to write twice.
+
         Raises:
             NonFiniteLossError: Training diverged; the last checkpoint is kept.
         """
-        agent, run = self.agent, self.config.run
+        agent, run, last = self.agent, self.config.run, self.total_iterations
         with Interrupt() as interrupt:
             callbacks = CallbackList(
                 [
-                    BracketingSummary(),
+                    BracketingSummary(last),
                     self.dev,
-                    ProgressBar(self.total_iterations, self.dev, shown=run.progress and sys.stderr.isatty()),
-                    Checkpoints(self.save, run.checkpoint_interval),
+                    Progress(last, self.dev, shown=run.progress),
+                    Checkpoints(self.save, run.checkpoint_interval, last),
                     interrupt,
                 ]
             )
-            if agent.n_iterations < self.total_iterations:
-                left = self.total_transitions() - agent.num_timesteps
-                try:
+            callbacks.init_callback(agent)
+            try:
+                if agent.n_iterations < last:
+                    left = self.total_transitions() - agent.num_timesteps
                     agent.learn(left, callback=callbacks, reset_num_timesteps=agent.n_iterations == 0)
-                except NonFiniteLossError as error:
-                    raise NonFiniteLossError(self._diverged(error)) from error
-            else:
-                callbacks.init_callback(agent)
+                if agent.n_iterations < last:
+                    self.save()
+                    return interrupt.received
+                if self.logger.name_to_value:  # the last iterations, fewer than make a point
+                    agent.dump_logs()
+                if not self.dev.is_current:
+                    self.dev.evaluate()
+            except NonFiniteLossError as error:
+                raise NonFiniteLossError(self._diverged(error)) from error
             self.save()
-            return interrupt.received if agent.n_iterations < self.total_iterations else None
+            return None
 
     def total_transitions(self) -> int:
         """Give the number of transitions that the whole run takes: exact, since lengths fix it."""
@@ -215,14 +232,9 @@ class Training:
         self.logger.dump(0)
 
     def finish(self) -> dict[str, Any]:
-        """Measure the final weights on dev, write parses and results, and give the results."""
+        """Write the parses and figures of the final weights on dev, and give the figures."""
         agent = self.agent
-        history = self.dev.history
-        if self.dev.latest is None or not history or history[-1]["iteration"] != agent.n_iterations:
-            self.dev.evaluate()
-            self.logger.dump(agent.num_timesteps)
-        assert self.dev.latest is not None
-        measured, table = self.dev.latest
+        measured, table = self.dev.latest or self.dev.evaluate()
         write_parses(self.folder.dev_parses, parse_records(self.corpora.dev, measured.derivations))
         results = {
             "task": task_of(self.config),
@@ -266,40 +278,88 @@ def run_train(config: TrainConfig, *, resume: Path | None = None) -> int:
         torch.set_num_threads(config.threads)
     out = console()
     if resume is None:
-        corpora = make_corpora(config)
-        folder = new_run(config)
-        _describe_run(config, folder, corpora)
-        training = Training(config, folder, corpora, None)
-        training.hyper_parameters()
-        out.print(f"[bold]{folder.path}[/bold]")
-        for line in corpora.report:
-            out.print(f"  {line}", highlight=False, markup=False)
+        config = replace(config, threads=torch.get_num_threads())
+        training = _begin(config, out)
     else:
-        folder = RunFolder(resume)
-        checkpoint = load_checkpoint(folder.checkpoints)
-        vocabulary = Vocabulary.from_json(folder.read(folder.vocabulary_file))
-        corpora = make_corpora(config, vocabulary)
-        for message in checkpoint.damaged:
-            out.print(f"[yellow]passed over a checkpoint:[/yellow] {message}", highlight=False)
-        training = Training(config, folder, corpora, checkpoint)
-        out.print(
-            f"[bold]{folder.path}[/bold]: going on from iteration {checkpoint.step} "
-            f"of {training.total_iterations}",
-            highlight=False,
-        )
-    received = training.learn()
-    if received is not None:
-        training.logger.close()
-        out.print(
-            f"stopped at iteration {training.agent.n_iterations} of {training.total_iterations}; "
-            f"a checkpoint is saved. Continue with: rlparse train --resume {folder.path}",
-            highlight=False,
-        )
-        return 128 + received
-    results = training.finish()
-    training.logger.close()
+        training = _continue(config, RunFolder(resume), out)
+    folder = training.folder
+    with closing(training.logger):
+        if resume is None:
+            training.hyper_parameters()
+            training.save()
+        received = training.learn()
+        if received is not None:
+            out.print(
+                f"stopped at iteration {training.agent.n_iterations} of {training.total_iterations}; a checkpoint "
+                f"is saved. Continue with: rlparse train --resume {shlex.quote(str(folder.path))}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+            return 128 + received
+        results = training.finish()
     print_training_results(out, training.config, folder, training.corpora.dev, training.dev, results)
     return 0
+
+
+def _begin(config: TrainConfig, out: Console) -> Training:
+    """Make the folder of a new run."""
+    corpora = make_corpora(config)
+    folder = new_run(config)
+    _describe_run(config, folder, corpora)
+    training = Training(config, folder, corpora, None)
+    out.print(str(folder.path), style="bold", highlight=False, markup=False, soft_wrap=True)
+    for line in corpora.report:
+        out.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    return training
+
+
+def _continue(config: TrainConfig, folder: RunFolder, out: Console) -> Training:
+    """Open a run at its newest whole checkpoint.
+
+    Raises:
+        CheckpointError: There is none, or the corpora are not those of the run.
+    """
+    described = folder.read(folder.config_file)
+    checkpoint = load_checkpoint(folder.checkpoints)
+    corpora = make_corpora(config, folder.vocabulary())
+    before, now = folder.read(folder.corpus_file).get("content"), _content(corpora)
+    if before != now:
+        changed = [part for part in now if not isinstance(before, dict) or before.get(part) != now[part]]
+        raise CheckpointError(
+            f"{folder.path} cannot go on: its {' and '.join(changed)} examples are not those it began with "
+            "(the files have changed, or were moved and others are in their place)"
+        )
+    for message in checkpoint.damaged:
+        out.print(
+            f"passed over a checkpoint: {message}",
+            style="yellow",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    training = Training(config, folder, corpora, checkpoint)
+    described["settings"] = settings_record(config)
+    described.setdefault("continued", []).append({"iteration": checkpoint.step, "command": command_line()})
+    write_json(folder.config_file, described)
+    out.print(
+        f"{folder.path}: going on from iteration {checkpoint.step} of {training.total_iterations}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    return training
+
+
+def _content(corpora: Corpora) -> dict[str, str]:
+    """Give a fingerprint of the training and of the dev examples, by which a continued run knows them again."""
+    found = {}
+    for part, corpus in (("training", corpora.train), ("dev", corpora.dev)):
+        digest = hashlib.sha256(json.dumps(corpus.token_counts(), sort_keys=True).encode())
+        for values in (corpus.lengths, corpus.label_indices, corpus.has_gold):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        found[part] = digest.hexdigest()
+    return found
 
 
 def _describe_run(config: TrainConfig, folder: RunFolder, corpora: Corpora) -> None:
@@ -312,19 +372,24 @@ def _describe_run(config: TrainConfig, folder: RunFolder, corpora: Corpora) -> N
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-    resolved = replace(config, threads=config.threads or torch.get_num_threads())
     write_json(
         folder.config_file,
         {
-            "settings": settings_record(resolved),
+            "settings": settings_record(config),
             "versions": versions,
             "command": command_line(),
             "commit": _commit(),
             "cpus": os.cpu_count(),
+            "device": str(resolve_device(config.device)),
         },
     )
     train = corpora.train
-    facts = {"labels": list(train.labels), "n_sides": train.n_sides, "report": list(corpora.report)}
+    facts = {
+        "labels": list(train.labels),
+        "n_sides": train.n_sides,
+        "report": list(corpora.report),
+        "content": _content(corpora),
+    }
     write_json(folder.corpus_file, facts)
     write_json(folder.vocabulary_file, corpora.vocabulary.to_json())
 

@@ -119,7 +119,8 @@ def read_vectors(path: str | Path, vocabulary: Vocabulary) -> WordVectors:
             continue  # a token with spaces inside, such as ". . ."; no corpus has those
         if len(values) < dimension + 1:
             raise CorpusError(
-                f"{file}, line {number}: expected {dimension} numbers after {_decoded(token)!r}, found {len(values) - 1}"
+                f"{file}, line {number}: expected {dimension} numbers after {_decoded(token)!r}, "
+                f"found {len(values) - 1}"
             )
         vector: npt.NDArray[np.float32] | None = None
         for row, rank in rows:

@@ -32,6 +32,7 @@ _FIRST_OPERATOR = len(LISTOPS_LABELS)
 _CLOSE = len(TOKENS) - 1
 _PER_OPERATOR = MAX_ARGUMENTS - 1  # 2 to 5 arguments
 _CODES = 640  # 3/4 of them digits (48 each), 1/4 operators with a number of arguments (10 each)
+_PATIENCE = 2_000_000  # draws without a new expression
 
 
 class Draws(NamedTuple):
@@ -79,7 +80,7 @@ def draw_expressions(
         n_draws += 1
         if expression is None or len(expression) < min_tokens or expression in found:
             stale += 1
-            if stale > 2_000_000:
+            if stale > _PATIENCE:
                 raise CorpusError(
                     f"found only {n_fit} of {n} different ListOps expressions of {min_tokens} to "
                     f"{fit_tokens or max_tokens} tokens in {n_draws} draws, the last {stale} without a new "

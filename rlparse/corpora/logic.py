@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from itertools import combinations, product
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,9 +31,7 @@ from rlparse.errors import CorpusError
 
 VARIABLES = "abcdef"
 VARIABLES_PER_PAIR = 4
-OPERATOR_PROBABILITY = 4 / 9
-NEGATION_PROBABILITY = 1 / 3
-MAX_LENGTH = 12
+OPERATOR_PROBABILITY = Fraction(4, 9)
 LAST_BIN = 12
 TEST_SHARE = 0.15
 PUBLISHED_DRAWS = 500_000
@@ -39,7 +39,8 @@ PUBLISHED_DRAWS = 500_000
 
 Brackets = Literal["dropped", "tokens"]
 
-_N_WORLDS = 1 << len(VARIABLES)
+_PATIENCE = 200_000  # draws without a new pair
+_N_WORLDS = 1 << VARIABLES_PER_PAIR
 _ALL = (1 << _N_WORLDS) - 1
 
 
@@ -52,31 +53,50 @@ class LogicPair(NamedTuple):
     n_operators: int
 
 
-class _Formula(NamedTuple):
-    text: str
-    worlds: int  # bit w is set where the formula holds in world w
-    n_operators: int
+_Formula = tuple[str, int, int]
+"""Text over variables called 0 to 3; the worlds in which it holds (bit w for world w); number of operators.
+
+A plain tuple, because making a NamedTuple would take a third of the time of drawing a pair.
+"""
 
 
-def _variable_worlds(position: int) -> int:
-    """The worlds in which a variable holds: bit ``position`` of the world's number is set."""
-    return sum(1 << world for world in range(_N_WORLDS) if world >> position & 1)
+def _negated(formula: _Formula) -> _Formula:
+    text, worlds, n_operators = formula
+    return f"( not {text} )", _ALL ^ worlds, n_operators + 1
 
 
-_LITERALS = {
-    name: (
-        _Formula(name, _variable_worlds(position), 0),
-        _Formula(f"( not {name} )", _ALL ^ _variable_worlds(position), 1),
-    )
-    for position, name in enumerate(VARIABLES)
-}
+def _joined(left: _Formula, right: _Formula, use_and: bool) -> _Formula:
+    left_text, left_worlds, left_operators = left
+    right_text, right_worlds, right_operators = right
+    n_operators = left_operators + right_operators + 1
+    if use_and:
+        return f"( {left_text} ( and {right_text} ) )", left_worlds & right_worlds, n_operators
+    return f"( {left_text} ( or {right_text} ) )", left_worlds | right_worlds, n_operators
+
+
+def _equally_likely() -> tuple[list[_Formula], list[_Formula]]:
+    """Formulas of at most no and one binary operator, listed so often that a uniform choice has their probabilities."""
+    literals: list[_Formula] = []
+    for position in range(VARIABLES_PER_PAIR):
+        holds = sum(1 << world for world in range(_N_WORLDS) if world >> position & 1)
+        variable = (str(position), holds, 0)
+        literals += [variable, variable, _negated(variable)]  # a third of them negated
+    joined: list[_Formula] = []
+    for left, right, use_and in product(literals, literals, (True, False)):
+        formula = _joined(left, right, use_and)
+        joined += [formula, formula, _negated(formula)]
+    times = len(joined) * (1 - OPERATOR_PROBABILITY) / OPERATOR_PROBABILITY / len(literals)
+    return literals, joined + literals * int(times)
+
+
+_LITERALS, _SMALL = _equally_likely()
 
 
 def relation(left: int, right: int) -> str:
     """The relation between two formulas, each given by the set of worlds in which it holds.
 
     Args:
-        left: Bit w is set where the first formula holds in world w of 64; neither none nor all.
+        left: Bit w is set where the first formula holds in world w of 16; neither none nor all.
         right: The same for the second.
     """
     if left == right:
@@ -93,35 +113,32 @@ def relation(left: int, right: int) -> str:
 
 def draw_pairs(seed: int) -> Iterator[LogicPair]:
     """Draw pairs for ever, as the authors' program does; repeated pairs come repeatedly."""
-    rng = random.Random(seed)
-    uniform = rng.random
-    binary, negation, variables = OPERATOR_PROBABILITY, NEGATION_PROBABILITY, VARIABLES_PER_PAIR
-    chosen: list[tuple[_Formula, _Formula]] = []
+    uniform = random.Random(seed).random
+    binary, n_literals, n_small = float(OPERATOR_PROBABILITY), len(_LITERALS), len(_SMALL)
+    names = [str.maketrans("0123", "".join(chosen)) for chosen in combinations(VARIABLES, VARIABLES_PER_PAIR)]
 
-    def formula(max_length: int) -> tuple[str, int, int]:
-        if max_length > 1 and uniform() < binary:
-            left_text, left_worlds, left_operators = formula(max_length // 2)
-            right_text, right_worlds, right_operators = formula(max_length // 2)
-            n_operators = left_operators + right_operators + 1
-            if uniform() < 0.5:
-                text, holds = f"( {left_text} ( and {right_text} ) )", left_worlds & right_worlds
-            else:
-                text, holds = f"( {left_text} ( or {right_text} ) )", left_worlds | right_worlds
-            if uniform() < negation:
-                return f"( not {text} )", _ALL ^ holds, n_operators + 1
-            return text, holds, n_operators
-        return chosen[int(uniform() * variables)][uniform() < negation]
+    def join(left: _Formula, right: _Formula) -> _Formula:
+        kind = int(uniform() * 6)
+        formula = _joined(left, right, kind < 3)
+        return _negated(formula) if kind % 3 == 0 else formula
 
-    literals = list(_LITERALS.values())
+    def middle() -> _Formula:
+        if uniform() < binary:
+            return join(_SMALL[int(uniform() * n_small)], _SMALL[int(uniform() * n_small)])
+        return _LITERALS[int(uniform() * n_literals)]
+
+    def whole() -> _Formula:
+        return join(middle(), middle()) if uniform() < binary else _LITERALS[int(uniform() * n_literals)]
+
     while True:
-        chosen = rng.sample(literals, variables)
-        left_text, left_worlds, left_operators = formula(MAX_LENGTH)
-        right_text, right_worlds, right_operators = formula(MAX_LENGTH)
+        left_text, left_worlds, left_operators = whole()
+        right_text, right_worlds, right_operators = whole()
         if 0 < left_worlds < _ALL and 0 < right_worlds < _ALL:
+            name = names[int(uniform() * len(names))]
             yield LogicPair(
                 relation(left_worlds, right_worlds),
-                left_text,
-                right_text,
+                left_text.translate(name),
+                right_text.translate(name),
                 max(left_operators, right_operators),
             )
 
@@ -190,7 +207,7 @@ def embedded_logic(
         if len(found) >= wanted and len(found_test) >= wanted_test:
             break
         stale += 1
-        if stale > 200_000:
+        if stale > _PATIENCE:
             raise CorpusError(
                 f"found only {len(found)} of {wanted} different pairs with {low} to {high} operators and "
                 f"{len(found_test)} of {wanted_test} with {test_low} to {test_high}, none in the last "

@@ -419,10 +419,10 @@ def _from_listops(line: str, labels: _Labels) -> Example | None:
     if label is None:
         return None
     pieces = columns[1].split()
-    if "(" in pieces:
-        sentence = _sentence_of_parse(columns[1])
-    else:
-        sentence = Sentence(tuple(pieces), list_derivation(pieces))
+    bracketed = "(" in pieces
+    sentence = (
+        _sentence_of_parse(columns[1]) if bracketed else Sentence(tuple(pieces), list_derivation(pieces))
+    )
     if is_listops(sentence.tokens) and value(sentence.tokens) != int(label):
         raise CorpusError(
             f"expected the value of the expression, {value(sentence.tokens)}, found the label {label}"

@@ -77,6 +77,8 @@ def find_files(data: Paths) -> DataFiles:
     Raises:
         CorpusError: Nothing fits, or more than one data set does.
     """
+    if not isinstance(data, str | Path) and len(data) == 1:
+        data = data[0]
     if isinstance(data, str | Path):
         path = Path(data)
         if not path.exists():

@@ -25,7 +25,8 @@ _TYPOGRAPHIC = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "�
 
 _TOKEN = re.compile(
     rf"""
-      (?P<address> (?:https?://|www\.)\S*[\w/] | [\w.+-]+@\w[\w-]*(?:\.\w+)+ )
+      (?P<treebank> -[lr][rsc]b- | `` | '' )
+    | (?P<address> (?:https?://|www\.)\S*[\w/] | [\w.+-]+@\w[\w-]*(?:\.\w+)+ )
     | (?P<clitic> '(?:s|m|d|re|ve|ll)(?!\w) | n't(?!\w) )
     | (?P<apostrophe> '\d\ds?(?!\w) | '(?:em|tis|twas|til|n)(?!\w) )
     | (?P<name> (?<!\w)(?:[od]'[a-z]{{3,}} | ma'am)(?!\w) )

@@ -31,9 +31,8 @@ THIRD_PARTY = {
 ALSO_ALLOWED = {
     "envs/rlparse_envs/sb3.py": {"stable_baselines3"},
     "agents/rlparse_agents/sb3.py": {"sb3_contrib"},
-    "agents/rlparse_agents/policy_gradient.py": {"tqdm"},
 }
-"""Adapters, the only files that know the other side; and SB3's ``learn(progress_bar=True)``, which needs a bar."""
+"""Adapters, the only files that know the other side of the adapter."""
 
 WITHOUT_TORCH = (
     "rlparse",

@@ -27,6 +27,7 @@ __all__ = [
     "check_derivation",
     "depth",
     "derivation_from_spans",
+    "escape_brackets",
     "format_brackets",
     "left_branching",
     "mean_leaf_depth",
@@ -244,7 +245,7 @@ def format_brackets(tokens: Sequence[str], transitions: Sequence[int]) -> str:
 
     Raises:
         MalformedTreeError: The derivation is not one over these tokens, or a token could not be read back
-            because it is a bracket, empty, or holds a space.
+            because it is a bracket (see `escape_brackets`), empty, or holds a space.
     """
     n = len(tokens)
     check_derivation(transitions, n)
@@ -265,7 +266,7 @@ _ESCAPES = {"(": "-LRB-", ")": "-RRB-"}
 
 
 def escape_brackets(tokens: Sequence[str]) -> tuple[str, ...]:
-    """Write tokens that are brackets as treebanks do, -LRB- and -RRB-, so that they can stand in bracketed text."""
+    """Write tokens that are brackets as treebanks do, -LRB- and -RRB-, to let them stand in bracketed text."""
     return tuple(_ESCAPES.get(token, token) for token in tokens)
 
 

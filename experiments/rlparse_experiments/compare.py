@@ -28,6 +28,7 @@ from rlparse.parse_scores import (
     score_parses,
     trivial_trees,
 )
+from rlparse.trees import escape_brackets
 from rlparse_experiments.parse_files import ParseFile, Phrase, read_parses, replace_file
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def _match(file: ParseFile, guide: ParseFile, *, more_allowed: bool = False) -> 
             )
         order = list(range(len(guide.records)))
     for i, place in enumerate(order):
-        if file.records[place].tokens != guide.records[i].tokens:
+        if escape_brackets(file.records[place].tokens) != escape_brackets(guide.records[i].tokens):
             raise CorpusError(
                 f"{file.where(place)}: expected the sentence of {guide.where(i)}, "
                 f"{_quoted(guide.records[i].tokens)}, found {_quoted(file.records[place].tokens)}"

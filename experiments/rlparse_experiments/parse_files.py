@@ -1,12 +1,13 @@
 """Files of parses: written by training and evaluation, read by ``rlparse compare``. No torch here.
 
-Two formats. JSONL, one sentence a line, the position in the corpus as id (``12.1``: second sentence of example 12):
+Two formats. JSONL, one sentence a line, the position in the corpus as id (``12.1``: second sentence of
+example 12):
 
     {"sentence_id": "12.1", "tokens": ["a", "b", "c"], "parse": "( ( a b ) c )", "gold": "( a ( b c ) )"}
 
-Words that are brackets themselves stand in the trees as -LRB- and -RRB-. ``gold`` is null where there is none; ``phrases``, the labelled gold phrases as ``[start, end, label]``, may
-be added. And plain text: one bracketed tree a line, as other parsers write them, with the line number for
-an id.
+``gold`` is null where there is none; ``phrases``, the labelled gold phrases as ``[start, end, label]``, may be
+added. Tokens that are brackets themselves stand in the trees as -LRB- and -RRB-. And plain text: one bracketed
+tree a line, as other parsers write them, with the line number for an id.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def write_parses(path: Path, records: Iterable[ParseRecord]) -> None:
     """Write a JSONL file of parses, as a whole or not at all; its folder is made if need be.
 
     Raises:
-        MalformedTreeError: A parse is not one over its tokens, or a token cannot stand in brackets.
+        MalformedTreeError: A parse is not one over its tokens, or a token holds a space.
     """
 
     def lines() -> Iterator[str]:

@@ -212,6 +212,13 @@ def test_token_that_cannot_be_read_back_is_refused(token):
         trees.format_brackets(["a", token], [0, 0, 1])
 
 
+def test_escaped_brackets_can_be_read_back():
+    words = trees.escape_brackets(["(", "a", ")", "(b"])
+    assert words == ("-LRB-", "a", "-RRB-", "(b")
+    derivation = trees.balanced(4)
+    assert trees.parse_binary(trees.format_brackets(words, derivation)) == (words, tuple(derivation))
+
+
 def test_writing_needs_a_derivation_over_the_tokens():
     with pytest.raises(MalformedTreeError, match="expected a derivation over 3 tokens, found 2 SHIFTs"):
         trees.format_brackets(["a", "b", "c"], [0, 0, 1])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rlparse.corpora.batching import Batch
 from rlparse.models.composition import BinaryTreeLSTM, Composition, GatedRecursiveCell, TreeRNN
 from rlparse.models.nli_model import NLIModel
 from rlparse.models.tracker import Tracker
@@ -62,6 +63,25 @@ def padded(derivations: Sequence[Sequence[int]], n_tokens: int | None = None) ->
     """Put derivations under each other: [R, 2N - 1], PAD after each one's end."""
     width = 2 * n_tokens - 1 if n_tokens else max(map(len, derivations))
     return torch.tensor([list(d) + [PAD] * (width - len(d)) for d in derivations], dtype=torch.int64)
+
+
+def plain_batch(
+    examples: Sequence[Sequence[Sequence[int]]],
+    labels: Sequence[int] | None = None,
+    gold: Sequence[Sequence[Sequence[int] | None]] | None = None,
+) -> Batch:
+    """Pad examples, each a list of its sentences' token ids, row after row: all first sentences, then all second."""
+    rows = [example[side] for side in range(len(examples[0])) for example in examples]
+    n_tokens = max(map(len, rows))
+    golden = [None] * len(rows) if gold is None else [g[side] for side in range(len(gold[0])) for g in gold]
+    return Batch(
+        tokens=torch.tensor([[*row, *[0] * (n_tokens - len(row))] for row in rows]),
+        lengths=torch.tensor([len(row) for row in rows]),
+        labels=torch.tensor([0] * len(examples) if labels is None else labels),
+        gold=padded([g or () for g in golden], n_tokens),
+        has_gold=torch.tensor([g is not None for g in golden]),
+        indices=torch.arange(len(examples)),
+    )
 
 
 def fold(leaves: Sequence[Tensor], transitions: Sequence[int], combine: Combine) -> Tensor:
@@ -177,6 +197,7 @@ class OneSentence:
         self.composition, self.tracker = composition, tracker
         self.buffer = [leaf_formula(composition, embedding) for embedding in embeddings]
         self.stack: list[Tensor] = []
+        self.nodes = list(self.buffer)  # leaves, then every REDUCE's
         if tracker is not None:
             self.hidden = self.cell = embeddings.new_zeros(tracker.hidden_size)
 
@@ -200,12 +221,13 @@ class OneSentence:
         right, left = self.stack.pop(), self.stack.pop()
         fed = (self.hidden,) if self.composition.tracker_size else ()
         self.stack.append(compose_formula(self.composition, left, right, *fed))
+        self.nodes.append(self.stack[-1])
 
 
 def encode_one(
     composition: Composition, embeddings: Tensor, transitions: Sequence[int], tracker: Tracker | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """Parse one sentence: [n, E] and 2n - 1 transitions to its root state and the tracker's [2n - 1, H]."""
+    """Parse one sentence: [n, E] and 2n - 1 transitions to all nodes' states, the root's last, and [2n - 1, H]."""
     machine = OneSentence(composition, embeddings, tracker)
     tracked = []
     for transition in transitions:
@@ -214,7 +236,7 @@ def encode_one(
         machine.take(transition)
     assert len(machine.stack) == 1
     assert not machine.buffer
-    return machine.stack[0], torch.stack(tracked) if tracked else None
+    return torch.stack(machine.nodes), torch.stack(tracked) if tracked else None
 
 
 def classify_one(
@@ -225,8 +247,8 @@ def classify_one(
     vectors = []
     for tokens, transitions in zip(sentences, parses, strict=True):
         embeddings = torch.stack([model.embedding.weight[token] for token in tokens])
-        root, _ = encode_one(model.machine.composition, embeddings, transitions, model.machine.tracker)
-        vectors.append(root[:D])
+        nodes, _ = encode_one(model.machine.composition, embeddings, transitions, model.machine.tracker)
+        vectors.append(nodes[-1, :D])
     if model.hide_premise:
         vectors[0] = torch.zeros_like(vectors[0])
     if len(vectors) == 2:

@@ -157,7 +157,7 @@ class StackMachine(nn.Module):
             layout = lay_out(in_order, "by_step")
             leaves = self._leaves(embeddings[order], in_order.lengths)
             table, tracked = self._track_and_compose(leaves, layout, in_order)
-            layout = layout._replace(position=layout.position[back])
+            layout = layout._replace(position=layout.position[back], rows=order[layout.rows])
             tracked = tracked[back]
         last = torch.where(trace.lengths > 1, layout.position.shape[1] // 2 + trace.lengths - 1, 0)
         roots = table[layout.position.gather(1, last.unsqueeze(1)).squeeze(1)]
@@ -169,13 +169,14 @@ class StackMachine(nn.Module):
         return self.composition.leaf(embeddings[token_mask])
 
     def _compose(self, leaves: Tensor, layout: Layout) -> Tensor:
-        parameters = tuple(self.composition.parameters())
+        parameters = tuple(p for p in self.composition.parameters() if p.requires_grad)
         table: Tensor = _ComposeGroups.apply(self.composition, layout, leaves, *parameters)
         return table
 
     def _track_and_compose(self, leaves: Tensor, layout: Layout, trace: Trace) -> tuple[Tensor, Tensor]:
         assert self.tracker is not None
-        parameters = (*self.composition.parameters(), *self.tracker.parameters())
+        both = (*self.composition.parameters(), *self.tracker.parameters())
+        parameters = tuple(p for p in both if p.requires_grad)
         table, tracked = _TrackAndCompose.apply(
             self.composition, self.tracker, layout, trace, leaves, *parameters
         )

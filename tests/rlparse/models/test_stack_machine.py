@@ -1,0 +1,388 @@
+"""The stack machine agrees with one sentence at a time, in values and gradients, whatever the batch and schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlparse import lockstep
+from rlparse.models.composition import COMPOSITIONS, Composition, build_composition
+from rlparse.models.stack_machine import SCHEDULES, Encoding, StackMachine, lay_out
+from rlparse.models.tracker import Tracker
+from rlparse.trees import balanced, left_branching, right_branching
+from slow_reference import all_derivations, encode_one, fold, padded, random_derivation
+
+E, D, H = 3, 3, 2
+LENGTHS = (4, 1, 7, 2, 3, 7, 1, 5)
+
+
+def build(
+    name: str, *, layer_norm: bool = False, tracker_size: int = 0, schedule: str = "by_level"
+) -> StackMachine:
+    """A machine in double precision whose every parameter is random."""
+    torch.manual_seed(1)
+    cell = build_composition(name, E, D, tracker_size=tracker_size, layer_norm=layer_norm)
+    machine = StackMachine(
+        cell, Tracker(D, tracker_size) if tracker_size else None, schedule=schedule
+    ).double()
+    with torch.no_grad():
+        for parameter in machine.parameters():
+            parameter.normal_(std=0.7)
+    return machine
+
+
+def sentences(lengths: Sequence[int] = LENGTHS, seed: int = 0) -> tuple[list[list[int]], Tensor]:
+    """Random derivations, and embeddings with NaN where there is no token."""
+    rng = torch.Generator().manual_seed(seed)
+    derivations = [random_derivation(n, rng) for n in lengths]
+    embeddings = torch.full((len(lengths), max(lengths), E), math.nan, dtype=torch.float64)
+    for row, n in enumerate(lengths):
+        embeddings[row, :n] = torch.randn(n, E, dtype=torch.float64, generator=rng)
+    return derivations, embeddings
+
+
+def encode(machine: StackMachine, derivations: Sequence[Sequence[int]], embeddings: Tensor) -> Encoding:
+    lengths = torch.tensor([(len(d) + 1) // 2 for d in derivations])
+    encoding: Encoding = machine(
+        embeddings, lockstep.trace(padded(derivations, embeddings.shape[1]), lengths)
+    )
+    return encoding
+
+
+def nodes_of(encoding: Encoding, row: int, n: int) -> Tensor:
+    """States of one sentence's nodes, leaves first, read out of the table: [2n - 1, state_size]."""
+    n_tokens = (encoding.layout.position.shape[1] + 1) // 2
+    names = [*range(n), *range(n_tokens, n_tokens + n - 1)]
+    return encoding.table[encoding.layout.position[row, names]]
+
+
+def values_and_gradients(
+    machine: StackMachine, derivations: Sequence[Sequence[int]], embeddings: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What every node, root and tracker step is, and the gradient of a random sum of all of them."""
+    leaf = embeddings.clone().requires_grad_()
+    encoding = encode(machine, derivations, leaf)
+    values = [encoding.roots]
+    for row, derivation in enumerate(derivations):
+        values.append(nodes_of(encoding, row, (len(derivation) + 1) // 2))
+        if encoding.tracker is not None:
+            values.append(encoding.tracker[row, : len(derivation)])
+    return values, gradients(machine, values, leaf)
+
+
+def slow_values_and_gradients(
+    machine: StackMachine, derivations: Sequence[Sequence[int]], embeddings: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The same, one sentence at a time."""
+    leaf = embeddings.clone().requires_grad_()
+    values, roots = [], []
+    for row, derivation in enumerate(derivations):
+        own = leaf[row, : (len(derivation) + 1) // 2]
+        nodes, tracked = encode_one(machine.composition, own, derivation, machine.tracker)
+        roots.append(nodes[-1])
+        values += [nodes] if tracked is None else [nodes, tracked]
+    values = [torch.stack(roots), *values]
+    return values, gradients(machine, values, leaf)
+
+
+def gradients(machine: StackMachine, values: Sequence[Tensor], leaf: Tensor) -> list[Tensor]:
+    rng = torch.Generator().manual_seed(5)
+    loss = sum((v * torch.randn(v.shape, generator=rng, dtype=v.dtype)).sum() for v in values)
+    wanted = [leaf, *(p for p in machine.parameters() if p.requires_grad)]
+    found = torch.autograd.grad(loss, wanted, allow_unused=True)
+    return [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
+
+
+def assert_same(a: object, b: object, tolerance: float = 1e-10) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=tolerance, equal_nan=True)
+
+
+# ----------------------------------------------------------------------------------------- the slow reference
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("tracker_size", [0, H])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_values_and_gradients_agree_with_one_sentence_at_a_time(name, layer_norm, tracker_size, schedule):
+    machine = build(name, layer_norm=layer_norm, tracker_size=tracker_size, schedule=schedule)
+    derivations, embeddings = sentences()
+    fast, fast_gradients = values_and_gradients(machine, derivations, embeddings)
+    slow, slow_gradients = slow_values_and_gradients(machine, derivations, embeddings)
+    assert_same(fast, slow)
+    assert_same(fast_gradients, slow_gradients)
+    assert all(g[~g.isnan()].any() for g in slow_gradients)
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_both_schedules_give_one_answer(name):
+    derivations, embeddings = sentences((9, 3, 12, 1, 6), seed=3)
+    by_step, by_level = (
+        values_and_gradients(build(name, schedule=schedule), derivations, embeddings)
+        for schedule in SCHEDULES
+    )
+    assert_same(by_step, by_level)
+
+
+@pytest.mark.parametrize("tracker_size", [0, H])
+def test_gradients_agree_with_finite_differences(tracker_size):
+    machine = build("tree_lstm", tracker_size=tracker_size)
+    derivations, embeddings = sentences((3, 1, 2))
+    embeddings = embeddings.nan_to_num().requires_grad_()
+    names = [name for name, _ in machine.named_parameters()]
+
+    def run(embeddings: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(names, parameters, strict=True))
+        trace = lockstep.trace(padded(derivations), torch.tensor([3, 1, 2]))
+        encoding = torch.func.functional_call(machine, given, (embeddings, trace))
+        return (encoding.roots, encoding.table, *([encoding.tracker] if tracker_size else []))
+
+    assert torch.autograd.gradcheck(run, (embeddings, *machine.parameters()))
+
+
+# ------------------------------------------------------------------------------------------- revealing mock
+
+
+class Revealing(Composition):
+    """2 left + 3 right: on one-hot leaves, the integers of a node tell its tree."""
+
+    def leaf(self, embeddings: Tensor) -> Tensor:
+        return embeddings
+
+    def forward(self, left: Tensor, right: Tensor, tracker: Tensor | None = None) -> Tensor:
+        return 2 * left + 3 * right
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_tree_is_composed_as_it_is_derived(schedule):
+    """All 65 trees over 1 to 6 tokens, in one batch."""
+    derivations = [d for n in range(1, 7) for d in all_derivations(n)]
+    one_hot = torch.eye(6, dtype=torch.float64)
+    machine = StackMachine(Revealing(6, 6), schedule=schedule)
+    encoding = encode(machine, derivations, one_hot.expand(len(derivations), 6, 6))
+    seen = set()
+    for root, derivation in zip(encoding.roots, derivations, strict=True):
+        leaves = list(one_hot[: (len(derivation) + 1) // 2])
+        assert torch.equal(root, fold(leaves, derivation, lambda l, r: 2 * l + 3 * r))
+        seen.add(tuple(root.tolist()))
+    assert len(seen) == len(derivations) == 65
+
+
+def test_a_hand_made_tree():
+    # ( a ( b c ) ): 2a + 3(2b + 3c)
+    encoding = encode(StackMachine(Revealing(3, 3)), [(0, 0, 0, 1, 1)], torch.eye(3).unsqueeze(0))
+    assert encoding.roots.tolist() == [[2, 6, 9]]
+
+
+# --------------------------------------------------------------------- what may not change a sentence's vectors
+
+
+@pytest.mark.parametrize("tracker_size", [0, H])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_padding_does_not_change_the_encoding(tracker_size, schedule):
+    machine = build("tree_lstm", tracker_size=tracker_size, schedule=schedule)
+    derivations, embeddings = sentences()
+    wider = torch.cat((embeddings, torch.full((len(LENGTHS), 3, E), math.inf, dtype=torch.float64)), dim=1)
+    values, grads = values_and_gradients(machine, derivations, embeddings)
+    wide_values, wide_grads = values_and_gradients(machine, derivations, wider)
+    assert_same(values, wide_values, 1e-12)
+    assert_same(grads[1:], wide_grads[1:], 1e-12)
+    assert_same(grads[0], wide_grads[0][:, : max(LENGTHS)], 1e-12)
+    assert not wide_grads[0][:, max(LENGTHS) :].any()
+
+
+@pytest.mark.parametrize("tracker_size", [0, H])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_batch_order_does_not_change_the_encoding(tracker_size, schedule):
+    machine = build("tree_lstm", tracker_size=tracker_size, schedule=schedule)
+    derivations, embeddings = sentences()
+    order = torch.randperm(len(LENGTHS), generator=torch.Generator().manual_seed(0))
+    encoding = encode(machine, derivations, embeddings)
+    shuffled = encode(machine, [derivations[i] for i in order], embeddings[order])
+    assert_same(shuffled.roots, encoding.roots[order], 1e-12)
+    for new, old in enumerate(order.tolist()):
+        n = LENGTHS[old]
+        assert_same(nodes_of(shuffled, new, n), nodes_of(encoding, old, n), 1e-12)
+        if encoding.tracker is not None and shuffled.tracker is not None:
+            assert_same(shuffled.tracker[new], encoding.tracker[old], 1e-12)
+
+
+@pytest.mark.parametrize("tracker_size", [0, H])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_batch_size_does_not_change_the_encoding(tracker_size, schedule):
+    """One by one, values and the sum of the gradients are those of the whole batch."""
+    machine = build("gated", tracker_size=tracker_size, schedule=schedule)
+    derivations, embeddings = sentences()
+    leaf = embeddings.clone().requires_grad_()
+    whole = encode(machine, derivations, leaf)
+    (whole.roots**2).sum().backward()
+    together = [leaf.grad, *(p.grad for p in machine.parameters())]
+    machine.zero_grad()
+    alone = embeddings.clone().requires_grad_()
+    for row, derivation in enumerate(derivations):
+        single = encode(machine, [derivation], alone[row : row + 1, : LENGTHS[row]])
+        assert_same(single.roots[0], whole.roots[row], 1e-12)
+        (single.roots**2).sum().backward()
+    assert_same([alone.grad, *(p.grad for p in machine.parameters())], together)
+
+
+@pytest.mark.parametrize("tracker_size", [0, H])
+def test_one_token_sentences(tracker_size):
+    machine = build("tree_lstm", tracker_size=tracker_size)
+    embeddings = torch.randn(3, 1, E, dtype=torch.float64, requires_grad=True)
+    encoding = encode(machine, [[0]] * 3, embeddings)
+    assert_same(encoding.roots, machine.composition.leaf(embeddings[:, 0]), 0.0)
+    assert encoding.layout.sizes == []
+    encoding.roots.sum().backward()
+    assert embeddings.grad is not None
+    assert (embeddings.grad != 0).all()
+    unused = machine.composition.combine.weight.grad
+    assert unused is None or not unused.any()
+
+
+@pytest.mark.parametrize(("tracker_size", "n"), [(0, 1000), (H, 300)])
+def test_chains_of_a_thousand_tokens(tracker_size, n):
+    """No recursion limit, no vanishing in the bookkeeping: values and gradients of left and right chains."""
+    machine = build("tree_rnn", tracker_size=tracker_size)
+    derivations = [left_branching(n), right_branching(n), balanced(n)]
+    embeddings = torch.randn(3, n, E, dtype=torch.float64)
+    fast = values_and_gradients(machine, derivations, embeddings)
+    slow = slow_values_and_gradients(machine, derivations, embeddings)
+    assert_same(fast[0], slow[0])
+    assert_same(fast[1], slow[1], 1e-8)
+
+
+# ------------------------------------------------------------------------------------------- layout and memory
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_groups_come_after_their_children_and_say_whose_they_are(schedule):
+    derivations, _ = sentences()
+    trace = lockstep.trace(padded(derivations), torch.tensor(LENGTHS))
+    layout = lay_out(trace, schedule)
+    assert layout.n_leaves == sum(LENGTHS)
+    assert sum(layout.sizes) == len(layout.left) == len(layout.rows) == sum(LENGTHS) - len(LENGTHS)
+    start = layout.n_leaves
+    for size in layout.sizes:
+        group = slice(start - layout.n_leaves, start - layout.n_leaves + size)
+        assert (layout.left[group] < start).all()
+        assert (layout.right[group] < start).all()
+        start += size
+    places = layout.position[layout.position < start]
+    assert sorted(places.tolist()) == list(range(start))  # every node has a place of its own
+    assert (layout.position == start).sum() == layout.position.numel() - start
+    for m, row in enumerate(layout.rows.tolist()):
+        assert layout.n_leaves + m in layout.position[row].tolist()
+
+
+def test_the_layout_of_a_tracked_batch_is_that_of_its_own_order():
+    machine = build("tree_lstm", tracker_size=H)
+    encoding = encode(machine, *sentences())
+    layout = encoding.layout
+    for m, row in enumerate(layout.rows.tolist()):
+        assert layout.n_leaves + m in layout.position[row].tolist()
+        assert layout.left[m] in layout.position[row]
+        assert layout.right[m] in layout.position[row]
+
+
+def test_by_level_needs_as_many_groups_as_the_highest_tree_has_levels():
+    derivations = [balanced(16, split="floor")] * 5 + [left_branching(4)]
+    trace = lockstep.trace(padded(derivations), torch.tensor([16] * 5 + [4]))
+    assert lay_out(trace, "by_level").sizes == [8 * 5 + 1, 4 * 5 + 1, 2 * 5 + 1, 5]
+    by_step = lay_out(trace, "by_step").sizes
+    assert len(by_step) == len({step for d in derivations for step, t in enumerate(d) if t == 1}) == 16
+
+
+def test_no_graph_is_kept_of_the_single_compositions():
+    """Backward recomputes them: between the leaves and the table there is one node in the graph."""
+    machine = build("tree_lstm")
+    derivations, embeddings = sentences()
+    table = encode(machine, derivations, embeddings).table
+    assert table.grad_fn is not None
+    assert table.grad_fn.name() == "_ComposeGroupsBackward"
+    parents = {type(parent).__name__ for parent, _ in table.grad_fn.next_functions if parent is not None}
+    assert parents == {"AddmmBackward0", "AccumulateGrad"}
+
+
+@pytest.mark.parametrize("tracker_size", [0, H])
+def test_without_gradient_the_values_are_the_same(tracker_size):
+    machine = build("tree_lstm", tracker_size=tracker_size)
+    derivations, embeddings = sentences()
+    with_gradient = encode(machine, derivations, embeddings)
+    with torch.no_grad():
+        without = encode(machine, derivations, embeddings)
+    assert not without.table.requires_grad
+    assert torch.equal(with_gradient.roots, without.roots)
+
+
+@pytest.mark.parametrize("tracker_size", [0, H])
+@pytest.mark.parametrize("frozen", ["project", "combine", "all"])
+def test_frozen_parameters_get_no_gradient_and_the_rest_keeps_its_own(tracker_size, frozen):
+    machine = build("tree_lstm", tracker_size=tracker_size)
+    for name, parameter in machine.named_parameters():
+        parameter.requires_grad_(frozen != "all" and frozen not in name)
+    derivations, embeddings = sentences()
+    fast = values_and_gradients(machine, derivations, embeddings)
+    slow = slow_values_and_gradients(machine, derivations, embeddings)
+    assert_same(fast, slow)
+
+
+@pytest.mark.parametrize("tracker_size", [0, H])
+def test_single_precision_and_frozen_embeddings(tracker_size):
+    machine = build("tree_lstm", tracker_size=tracker_size).float()
+    derivations, embeddings = sentences()
+    encoding = encode(machine, derivations, embeddings.float())
+    assert encoding.roots.dtype == torch.float32
+    encoding.roots.sum().backward()
+    assert all(p.grad is not None for p in machine.composition.parameters())
+
+
+@pytest.mark.parametrize("tracker_size", [0, H])
+def test_double_backward_is_refused(tracker_size):
+    machine = build("tree_lstm", tracker_size=tracker_size)
+    derivations, embeddings = sentences()
+    roots = encode(machine, derivations, embeddings).roots
+    weight = machine.composition.combine.weight
+    (gradient,) = torch.autograd.grad((roots**2).sum(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"differentiate twice .* marked with @once_differentiable"):
+        gradient.sum().backward()
+
+
+# ------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 4, E), (3, 3, E), (2, 3, E, 1)])
+@pytest.mark.parametrize("tracker_size", [0, H])
+def test_embeddings_must_fit_the_derivations(shape, tracker_size):
+    machine = build("tree_rnn", tracker_size=tracker_size)
+    trace = lockstep.trace(padded([[0, 0, 0, 1, 1], [0, 0, 1]]), torch.tensor([3, 2]))
+    message = r"embeddings must be \[R, N, E\] with R = 2 and N = 3 as the derivations have it, got \("
+    with pytest.raises(ValueError, match=message):
+        machine(torch.zeros(shape, dtype=torch.float64), trace)
+
+
+def test_tracker_and_composition_must_fit():
+    with pytest.raises(ValueError, match="reads a tracker of width 4, got one of width 0"):
+        StackMachine(build_composition("tree_rnn", E, D, tracker_size=4))
+    with pytest.raises(ValueError, match="reads a tracker of width 4, got one of width 5"):
+        StackMachine(build_composition("tree_rnn", E, D, tracker_size=4), Tracker(D, 5))
+    with pytest.raises(ValueError, match="reads a tracker of width 0, got one of width 5"):
+        StackMachine(build_composition("tree_rnn", E, D), Tracker(D, 5))
+
+
+def test_unknown_schedule():
+    message = "unknown schedule 'by_row'; known: by_step, by_level"
+    with pytest.raises(ValueError, match=message):
+        StackMachine(build_composition("tree_rnn", E, D), schedule="by_row")
+    trace = lockstep.trace(torch.tensor([[0]]), torch.tensor([1]))
+    with pytest.raises(ValueError, match=message):
+        lay_out(trace, "by_row")
+
+
+def test_a_tracker_needs_the_schedule_by_step():
+    assert build("tree_rnn", tracker_size=H, schedule="by_level").schedule == "by_step"
+    assert build("tree_rnn", schedule="by_level").schedule == "by_level"

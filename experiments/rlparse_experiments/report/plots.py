@@ -1,0 +1,70 @@
+"""Curves of a run as a picture, drawn from its ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    (
+        "accuracy",
+        (
+            ("rollout/reward", "reward, sampled parses (train)"),
+            ("eval/accuracy", "accuracy, greedy parses (dev)"),
+        ),
+    ),
+    (
+        "F1 of dev parses (nyu)",
+        (
+            ("eval/f1_gold_nyu", "against gold"),
+            ("eval/f1_left_nyu", "against left-branching"),
+            ("eval/f1_right_nyu", "against right-branching"),
+            ("eval/f1_balanced_nyu", "against balanced"),
+        ),
+    ),
+    ("entropy of free decisions (1 = uniform)", (("rollout/entropy", "sampled parses (train)"),)),
+)
+
+
+def read_points(metrics_file: Path) -> list[dict[str, Any]]:
+    """Read the points of a run's curves, in order."""
+    return [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
+
+
+def curve(points: Sequence[dict[str, Any]], tag: str) -> tuple[list[float], list[float]]:
+    """Give steps (in transitions) and values of one tag, where it was recorded."""
+    found = [(float(point["step"]), float(point[tag])) for point in points if tag in point]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def plot_run(metrics_file: Path, picture: Path, title: str) -> None:
+    """Draw reward and accuracy, F1 against gold and trivial trees, and entropy, each against transitions.
+
+    Args:
+        metrics_file: A run's ``metrics.jsonl``.
+        picture: PNG to write.
+        title: Above the panels.
+    """
+    points = read_points(metrics_file)
+    panels = [(name, [(tag, label) for tag, label in tags if curve(points, tag)[0]]) for name, tags in PANELS]
+    panels = [(name, tags) for name, tags in panels if tags]
+    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=10)
+    for number, (name, tags) in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), number + 1)
+        for tag, label in tags:
+            steps, values = curve(points, tag)
+            axes.plot(
+                [step / 1e6 for step in steps], values, label=label, marker="." if len(steps) < 40 else None
+            )
+        axes.set_xlabel("million transitions")
+        axes.set_title(name, fontsize=9)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.savefig(picture, dpi=130)

@@ -1,0 +1,93 @@
+"""Write a page of results from run folders: ``python -m rlparse_experiments.report.results_page RUN …``.
+
+Every figure on the page is read from a run's ``results.json`` and ``config.json``; nothing is typed in by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlparse_experiments.run_folder import RunFolder
+
+CONVENTIONS = ("nyu", "prpn", "evalb")
+
+
+def describe_parser(config: dict[str, Any]) -> str:
+    """Name who built a run's parses, in words."""
+    settings = config["settings"]
+    kind = settings["parser"]["kind"]
+    names = {
+        "tracker": "learned (Tracker, policy gradient)",
+        "left": "left-branching",
+        "right": "right-branching",
+        "balanced": "balanced",
+        "random": "random (uniform over trees, drawn anew every time)",
+        "gold": "gold",
+        "gold_or_right": "gold where there is one, else right-branching",
+    }
+    notes = []
+    if settings["encoder"]["hide_premise"]:
+        notes.append("hypothesis only")
+    if settings["corpus"]["parsed_only"]:
+        notes.append("parsed pairs only")
+    return "; ".join([names[kind], *notes])
+
+
+def results_table(runs: Sequence[Path]) -> list[str]:
+    """Build a Markdown table with a row for every run, and the trivial trees' scores below.
+
+    Raises:
+        CheckpointError: A folder is not a run, or not a finished one.
+    """
+    head = ["trees", "training pairs", "dev accuracy", *(f"F1 ({c})" for c in CONVENTIONS), "depth", "epochs"]
+    head += ["seed", "minutes", "peak GiB"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    tables = []
+    for path in runs:
+        folder = RunFolder(path)
+        results, config = folder.read(folder.results_file), folder.read(folder.config_file)
+        parses = results["parses"]
+        learned = parses["against_gold"].get("learned", {})
+        cells = [
+            describe_parser(config),
+            f"{results['train_examples']:,}",
+            f"{100 * results['dev_accuracy']:.2f}",
+            *(f"{100 * learned[c]:.2f}" if c in learned else "–" for c in CONVENTIONS),
+            f"{parses['depth']['learned']:.2f}",
+            f"{config['settings']['agent']['epochs']:g}",
+            str(results["seed"]),
+            f"{results['seconds'] / 60:.1f}",
+            f"{results['peak_memory_gib']:.2f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+        tables.append(parses)
+    if tables and tables[0]["against_gold"]:
+        lines += ["", "Trivial trees against the same gold parses:", ""]
+        lines += [
+            "| trees | " + " | ".join(f"F1 ({c})" for c in CONVENTIONS) + " | depth |",
+            "|---|---|---|---|---|",
+        ]
+        for kind, scores in tables[0]["against_gold"].items():
+            if kind != "learned":
+                depth = tables[0]["depth"][kind]
+                shown = " | ".join(f"{100 * scores[c]:.2f}" for c in CONVENTIONS)
+                lines.append(f"| {kind.replace('_', ' ')} | {shown} | {depth:.2f} |")
+    lines += ["", "Commands:", "", "```text"]
+    lines += [RunFolder(path).read(RunFolder(path).results_file)["command"] for path in runs]
+    return [*lines, "```"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table of the runs given."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs")
+    print("\n".join(results_table(parser.parse_args(argv).runs)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

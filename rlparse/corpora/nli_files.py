@@ -147,10 +147,10 @@ def detect_format(first_line: str, file: str) -> Format:
         return "listops"
     if len(columns) == 3 and label in RELATION_LABELS:
         return "logic"
-    if len(columns) == 4 and label in TWO_WAY_NLI_LABELS:
-        return "hans"
     if len(columns) >= 3 and label in NLI_LABELS and columns[1].startswith("("):
         return "sick"
+    if len(columns) == 4 and label in TWO_WAY_NLI_LABELS:
+        return "hans"
     raise CorpusError(
         f"{file}, line 1: expected a JSON object, a header with a gold_label column, or a line of SICK, "
         f"HANS, logical inference or ListOps, found {_shortened(first_line)}"

@@ -89,13 +89,10 @@ def find_files(data: Paths) -> DataFiles:
         found = _by_family(files, path)
         if found is None and path.is_dir():
             inner = [entry for entry in sorted(path.iterdir()) if _files_in(entry) is not None]
-            matches = [
-                match for match in (_by_family(_files_in(entry) or [], entry) for entry in inner) if match
-            ]
+            matches = [match for entry in inner if (match := _by_family(_files_in(entry) or [], entry))]
             if len(matches) > 1:
-                raise CorpusError(
-                    f"{path}: expected one data set, found {', '.join(match.name for match in matches)}"
-                )
+                names = ", ".join(match.name for match in matches)
+                raise CorpusError(f"{path}: expected one data set, found {names}; name one of them")
             found = matches[0] if matches else None
         if found is None:
             raise CorpusError(

@@ -147,13 +147,13 @@ def test_half_a_million_draws_make_bins_of_the_published_sizes():
 
 
 def test_relations_are_as_frequent_as_in_the_published_files(shared_data):
-    bins = draw_bins(120_000, seed=2)
+    bins = draw_bins(80_000, seed=2)
     for number in (4, 5, 6):
-        examples, report = read_examples(shared_data / "logic" / f"train{number}")
-        published = Counter(example.label for example in examples)
+        text = (shared_data / "logic" / f"train{number}").read_text(encoding="utf-8")
+        published = Counter(line.split("\t")[0] for line in text.splitlines())
         drawn = Counter(pair.relation for pair in bins[number])
         for label in RELATION_LABELS:
-            share = published[label] / report.n_examples
+            share = published[label] / published.total()
             assert drawn[label] / len(bins[number]) == pytest.approx(share, abs=0.02), (number, label)
 
 

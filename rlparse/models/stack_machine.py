@@ -170,14 +170,17 @@ class StackMachine(nn.Module):
 
     def _compose(self, leaves: Tensor, layout: Layout) -> Tensor:
         parameters = tuple(p for p in self.composition.parameters() if p.requires_grad)
-        table: Tensor = _ComposeGroups.apply(self.composition, layout, leaves, *parameters)
+        # mypy sees an unannotated method of our own class, although torch defines it.
+        table: Tensor = _ComposeGroups.apply(  # type: ignore[no-untyped-call]
+            self.composition, layout, leaves, *parameters
+        )
         return table
 
     def _track_and_compose(self, leaves: Tensor, layout: Layout, trace: Trace) -> tuple[Tensor, Tensor]:
         assert self.tracker is not None
         both = (*self.composition.parameters(), *self.tracker.parameters())
         parameters = tuple(p for p in both if p.requires_grad)
-        table, tracked = _TrackAndCompose.apply(
+        table, tracked = _TrackAndCompose.apply(  # type: ignore[no-untyped-call]  # as above
             self.composition, self.tracker, layout, trace, leaves, *parameters
         )
         return table, tracked.transpose(0, 1)

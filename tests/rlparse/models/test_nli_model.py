@@ -146,10 +146,11 @@ def test_padding_has_no_vector_and_never_learns_one():
     assert model.embedding.weight.grad[2].any()
 
 
-def test_words_begin_small():
+@pytest.mark.parametrize("std", [0.1, 1.0])
+def test_words_begin_as_small_as_asked(std):
     torch.manual_seed(0)
-    weight = NLIModel(500, C).embedding.weight.detach()
-    assert weight[1:].std().item() == pytest.approx(0.1, rel=0.05)
+    weight = NLIModel(500, C, embedding_std=std).embedding.weight.detach()
+    assert weight[1:].std().item() == pytest.approx(std, rel=0.05)
     assert not weight[0].any()
 
 

@@ -15,7 +15,7 @@ from rlparse.corpora.corpus import Corpus
 from rlparse.corpora.glove import read_vectors
 from rlparse.corpora.loading import LoadedCorpora, load_corpora, load_corpus, load_generated
 from rlparse.corpora.official_files import Paths
-from rlparse.errors import CheckpointError, ConfigError
+from rlparse.errors import CheckpointError, ConfigError, RlparseError
 from rlparse.models.nli_model import NLIModel, resolve_device
 from rlparse.vocabulary import Vocabulary
 from rlparse_agents.fixed import FixedTreePolicy
@@ -54,7 +54,7 @@ def make_corpora(config: TrainConfig, vocabulary: Vocabulary | None = None) -> C
 
     Raises:
         CorpusError: A file is malformed or missing.
-        ConfigError: Nothing is left to train on.
+        ConfigError: Nothing is left to train on, or gold parses are missing that the parser or the reward needs.
     """
     loaded = _load(config)
     train, dev, report = loaded.train, loaded.dev, loaded.lines()
@@ -74,6 +74,7 @@ def make_corpora(config: TrainConfig, vocabulary: Vocabulary | None = None) -> C
     if len(chosen) < len(train):
         report = [*report, f"  {len(chosen):,} of {len(train):,} training examples are used"]
         train = train.subset(chosen)
+    _check_gold(config, train, dev)
     if vocabulary is None:
         vocabulary = Vocabulary.build(
             train.token_counts(), min_count=config.corpus.min_count, lowercase=config.corpus.lowercase
@@ -81,6 +82,28 @@ def make_corpora(config: TrainConfig, vocabulary: Vocabulary | None = None) -> C
     return Corpora(
         train.with_vocabulary(vocabulary), dev.with_vocabulary(vocabulary), vocabulary, tuple(report)
     )
+
+
+def _check_gold(config: TrainConfig, train: Corpus, dev: Corpus) -> None:
+    """Refuse corpora without the gold parses that will be asked for, before an epoch was spent on them."""
+    wanted = {}
+    if config.parser.kind == "gold":
+        wanted = {"training": train, "dev": dev}
+    elif config.agent.reward == "gold_f1":
+        wanted = {"training": train}
+    for part, corpus in wanted.items():
+        missing = int((~np.array(corpus.has_gold).reshape(len(corpus), -1).all(axis=1)).sum())
+        if missing:
+            who = "parser.kind gold" if config.parser.kind == "gold" else "agent.reward gold_f1"
+            hint = (
+                "--corpus.parsed-only leaves them out"
+                if part == "training"
+                else "--parser.kind gold_or_right does without"
+            )
+            raise ConfigError(
+                f"{who} needs a gold parse for every sentence; {missing:,} of {len(corpus):,} {part} examples "
+                f"have none ({hint})"
+            )
 
 
 def _load(config: TrainConfig) -> LoadedCorpora:
@@ -199,8 +222,17 @@ def make_agent(config: TrainConfig, corpora: Corpora) -> PolicyGradient:
 
     Raises:
         CorpusError: The GloVe file is malformed.
-        ValueError: Settings do not fit each other.
+        ConfigError: Settings do not fit each other.
     """
+    try:
+        return _make_agent(config, corpora)
+    except RlparseError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _make_agent(config: TrainConfig, corpora: Corpora) -> PolicyGradient:
     torch.manual_seed(config.seed)
     device = resolve_device(config.device)
     train, n_tokens = corpora.train, len(corpora.vocabulary)
@@ -209,7 +241,8 @@ def make_agent(config: TrainConfig, corpora: Corpora) -> PolicyGradient:
     if encoder.glove is not None:
         vectors = read_vectors(encoder.glove, corpora.vocabulary)
         filled = torch.from_numpy(vectors.filled(np.random.default_rng([config.seed, 2])))
-        model.set_embeddings(filled, trainable=not encoder.freeze_embeddings)
+        model.set_embeddings(filled)
+    model.embedding.weight.requires_grad_(not encoder.freeze_embeddings)
     name, arguments = policy_arguments(config, model, n_tokens)
     return PolicyGradient(
         name,

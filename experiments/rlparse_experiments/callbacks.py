@@ -238,6 +238,8 @@ class Progress(TrainingCallback):
 
     def _on_training_end(self) -> None:
         if self._bar is not None:
+            if self._reward is not None:
+                self._bar.set_postfix_str("  ".join(self._figures()))
             self._bar.close()
 
     def _figures(self) -> list[str]:

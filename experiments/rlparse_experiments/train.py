@@ -28,6 +28,7 @@ import rlparse
 from rlparse.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_json
 from rlparse.errors import CheckpointError, ConfigError, NonFiniteLossError
 from rlparse.models.nli_model import resolve_device
+from rlparse_agents.policy_gradient import PolicyGradient
 from rlparse_experiments.assembly import Corpora, load_weights, make_agent, make_corpora
 from rlparse_experiments.callbacks import (
     BracketingSummary,
@@ -51,16 +52,22 @@ class Training:
         config: Every setting.
         folder: The run's folder.
         corpora: What it learns from.
+        agent: What learns, as it is at the beginning.
         checkpoint: Where to go on from, or None to begin.
     """
 
     def __init__(
-        self, config: TrainConfig, folder: RunFolder, corpora: Corpora, checkpoint: Checkpoint | None
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        corpora: Corpora,
+        agent: PolicyGradient,
+        checkpoint: Checkpoint | None,
     ) -> None:
         self.config = config
         self.folder = folder
         self.corpora = corpora
-        self.agent = make_agent(config, corpora)
+        self.agent = agent
         self.logger = curves(
             folder.path,
             folder.metrics_file,
@@ -269,11 +276,7 @@ def run_train(config: TrainConfig, *, resume: Path | None = None) -> int:
         ConfigError: Settings do not fit each other.
         NonFiniteLossError: Training diverged.
     """
-    if config.run.keep_checkpoints < 2:
-        raise ConfigError(
-            f"run.keep_checkpoints must be at least 2, got {config.run.keep_checkpoints}: "
-            "a damaged checkpoint is only harmless if there is one before it"
-        )
+    _check_run(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     out = console()
@@ -302,12 +305,33 @@ def run_train(config: TrainConfig, *, resume: Path | None = None) -> int:
     return 0
 
 
+def _check_run(config: TrainConfig) -> None:
+    """Refuse settings of a run that could not work.
+
+    Raises:
+        ConfigError: A setting is too small; says which.
+    """
+    least = {"log_interval": 1, "eval_interval": 0, "checkpoint_interval": 1, "sample_trees": 0}
+    for name, bound in least.items():
+        value = getattr(config.run, name)
+        if value < bound:
+            raise ConfigError(f"run.{name} must be at least {bound}, got {value}")
+    if config.run.keep_checkpoints < 2:
+        raise ConfigError(
+            f"run.keep_checkpoints must be at least 2, got {config.run.keep_checkpoints}: "
+            "a damaged checkpoint is only harmless if there is one before it"
+        )
+    if config.agent.epochs <= 0:
+        raise ConfigError(f"agent.epochs must be more than 0, got {config.agent.epochs}")
+
+
 def _begin(config: TrainConfig, out: Console) -> Training:
     """Make the folder of a new run."""
     corpora = make_corpora(config)
+    agent = make_agent(config, corpora)  # before the folder: settings that do not fit leave none
     folder = new_run(config)
     _describe_run(config, folder, corpora)
-    training = Training(config, folder, corpora, None)
+    training = Training(config, folder, corpora, agent, None)
     out.print(str(folder.path), style="bold", highlight=False, markup=False, soft_wrap=True)
     for line in corpora.report:
         out.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
@@ -338,7 +362,7 @@ def _continue(config: TrainConfig, folder: RunFolder, out: Console) -> Training:
             markup=False,
             soft_wrap=True,
         )
-    training = Training(config, folder, corpora, checkpoint)
+    training = Training(config, folder, corpora, make_agent(config, corpora), checkpoint)
     described["settings"] = settings_record(config)
     described.setdefault("continued", []).append({"iteration": checkpoint.step, "command": command_line()})
     write_json(folder.config_file, described)

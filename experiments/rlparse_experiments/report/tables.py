@@ -16,7 +16,7 @@ from rlparse.corpora.corpus import Corpus
 from rlparse.errors import RlparseError
 from rlparse_experiments.config import AgentConfig, ParserConfig, RunConfig, TrainConfig
 from rlparse_experiments.evaluate import REPORTED, SHOWN_TREES, Measured, ParseTable
-from rlparse_experiments.report.trees import draw_samples
+from rlparse_experiments.report.trees import draw_samples, sample_sentences
 from rlparse_experiments.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -38,34 +38,29 @@ def console() -> Console:
     return found if found.is_terminal else Console(width=max(100, found.width))
 
 
-def parse_table(table: ParseTable, *, title: str, accuracies: dict[str, float], learned: str) -> Table:
+def parse_table(table: ParseTable, *, accuracies: dict[str, float], learned: str) -> Table:
     """Build the comparison of one parser with gold and trivial trees, at most 80 columns wide.
 
     Args:
         table: The scores.
-        title: Above the table.
         accuracies: Accuracy by kind of tree (``learned``, ``gold``, ``left`` …), where it is known.
         learned: What to call the parser.
     """
-    found = Table(
-        title=f"{title}\nunlabelled F1 (%) against gold, by convention; vs run: F1 nyu against this run's parses",
-        title_justify="left",
-        title_style="",
-        box=SIMPLE_HEAD,
-    )
+    conventions = REPORTED if table.against_gold else ()
+    found = Table(box=SIMPLE_HEAD)
     found.add_column("trees", no_wrap=True)
-    for name in ("accuracy", *(f"F1 {convention}" for convention in REPORTED), "depth", "vs run"):
+    for name in ("accuracy", *(f"F1 {convention}" for convention in conventions), "depth", "vs run"):
         found.add_column(name, justify="right", no_wrap=True)
     gold = {"gold": "gold"} if table.against_gold else {}
     for kind, name in {"learned": learned, **gold, **SHOWN_TREES}.items():
         accuracy = f"{100 * accuracies[kind]:.2f}" if kind in accuracies else "–"
         if kind == "gold":
-            scores = ["100.00"] * len(REPORTED)
+            f1 = dict.fromkeys(conventions, 1.0)
             agreement = table.against_gold["learned"]["nyu"]
         else:
-            scored = table.against_gold.get(kind)
-            scores = [f"{100 * scored[c]:.2f}" if scored else "–" for c in REPORTED]
+            f1 = table.against_gold.get(kind, {})
             agreement = 1.0 if kind == "learned" else table.agreement[kind]["nyu"]
+        scores = [f"{100 * f1[convention]:.2f}" for convention in conventions]
         found.add_row(name, accuracy, *scores, f"{table.depth[kind]:.2f}", f"{100 * agreement:.2f}")
     return found
 
@@ -114,11 +109,10 @@ def print_training_results(
     accuracies = {"learned": measured.accuracy, **sibling_accuracies(config, folder)}
     out.print()
     _print_table(out, table, accuracies, f"dev: {len(dev):,} examples", config.parser.kind)
-    if not set(accuracies) - {"learned"}:
-        out.print(
-            "accuracy of other trees: run the same with --parser.kind gold, left, right, balanced or random",
-            style="dim",
-        )
+    others = "runs beside this one with the same data, encoder and seed"
+    if set(accuracies) == {"learned"}:
+        others = "run the same with --parser.kind gold, left, right, balanced or random"
+    _print_line(out, f"accuracy of other trees: {others}", style="dim")
     _print_recall(out, table)
     for sample in draw_samples(dev, measured.derivations, config.run.sample_trees, width=out.width):
         out.print()
@@ -130,7 +124,8 @@ def print_training_results(
         f"{results['iterations']:,} iterations, {results['transitions']:,} transitions, {minutes:.1f} minutes, "
         f"peak memory {results['peak_memory_gib']:.2f} GiB",
     )
-    path, example = shlex.quote(str(folder.path)), " ".join(dev.sentence(0, 0).tokens)
+    path = shlex.quote(str(folder.path))
+    example = " ".join(dev.sentence(*sample_sentences(dev, 1)[0]).tokens)
     _print_line(out, f"run:         {folder.path}")
     _print_line(out, f"curves:      tensorboard --logdir {shlex.quote(str(folder.path.parent))}")
     _print_line(out, f"measure:     rlparse evaluate {path}")
@@ -159,16 +154,22 @@ def print_evaluation(
 def _print_table(
     out: Console, table: ParseTable, accuracies: dict[str, float], title: str, parser: str
 ) -> None:
+    _print_line(out, title)
+    agreement = "vs run: F1 nyu against the parses of this run"
+    _print_line(
+        out,
+        f"unlabelled F1 (%) against gold, by convention; {agreement}" if table.against_gold else agreement,
+    )
     learned = "learned" if parser == "tracker" else f"this run ({parser})"
-    out.print(parse_table(table, title=title, accuracies=accuracies, learned=learned))
+    out.print(parse_table(table, accuracies=accuracies, learned=learned))
     if table.against_gold:
         exact = "–" if table.exact is None else f"{100 * table.exact:.2f} %"
-        out.print(
+        _print_line(
+            out,
             f"{table.n_gold:,} of {table.n_sentences:,} sentences have a gold parse; parsed exactly: {exact}",
-            highlight=False,
         )
     else:
-        out.print("no gold parses to compare with", highlight=False)
+        _print_line(out, "no gold parses to compare with")
 
 
 def _print_recall(out: Console, table: ParseTable) -> None:

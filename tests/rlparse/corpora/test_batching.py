@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from rlparse.corpora.batching import Batch, BatchOrder, padding_share, sequential_batches
-from rlparse.corpora.corpus import Corpus
-from rlparse.corpora.nli_files import read_examples
 from rlparse.errors import CheckpointError
 
 
@@ -101,12 +99,8 @@ def test_padding_share_counts_positions_without_tokens():
     assert padding_share(lengths, batches, per_side=False) == pytest.approx(1 - 10 / 16)
 
 
-def test_padding_on_snli_is_below_15_percent(shared_data):
-    lengths = []
-    for name in ("train_1percent", "train_unparsed"):
-        examples, _ = read_examples(shared_data / "snli" / f"snli_1.0_{name}.jsonl.gz", labelled_spans=False)
-        lengths.append(Corpus.from_examples(examples).lengths)
-    both = np.concatenate(lengths)
+def test_padding_on_snli_is_below_15_percent(shared_snli):
+    both = shared_snli.corpora.train.lengths
     for batch_size, limit in ((32, 0.05), (128, 0.08), (256, 0.12)):
         batches = BatchOrder(both, batch_size, seed=0).epoch_batches(0)
         assert padding_share(both, batches, per_side=True) < limit

@@ -182,17 +182,22 @@ def test_classes_are_numbered_the_same_in_every_part(tmp_path):
         load_corpora([tmp_path / "train.tsv", tmp_path / "dev.jsonl"], cache_dir=None)
 
 
-def test_the_shared_snli_folder_makes_58k_pairs(tmp_path, shared_data):
-    first = load_corpora(shared_data / "snli", cache_dir=tmp_path)
+def test_the_shared_snli_folder_makes_58k_pairs(shared_data, shared_snli):
+    first = shared_snli.corpora
     assert (len(first.train), len(first.dev)) == (57_743, 9_842)
     assert first.reports[0].n_duplicates == 6
     assert first.reports[0].n_leaked == 0
     assert [report.n_examples for report in first.reports[0].files] == [5498, 1022, 51229]
     assert int(first.train.has_gold.all(axis=1).sum()) == 5498 + 1022 - 6
+    assert first.dev.has_gold.all()
+    assert first.dev.arrays.has_spans.all()
+    assert (0, 2, "NP") in first.dev.sentence(0, 0).labelled_spans
+    dev_file = first.reports[1].files[0]
+    assert (dev_file.n_lines, dev_file.n_unlabelled, dev_file.n_bad) == (10_000, 158, 0)
 
     tracemalloc.start()
     started = time.perf_counter()
-    second = load_corpora(shared_data / "snli", cache_dir=tmp_path)
+    second = load_corpora(shared_data / "snli", cache_dir=shared_snli.cache_dir)
     seconds = time.perf_counter() - started
     allocated = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -209,11 +214,10 @@ def test_other_shared_data_sets(tmp_path, shared_data):
     sick = load_corpora(shared_data / "sick", cache_dir=None)
     assert (len(sick.train), len(sick.dev), sick.reports[0].n_leaked) == (4497, 500, 3)
     logic = load_corpora(
-        [shared_data / "logic" / f"train{n}" for n in range(4)], cache_dir=None, brackets="tokens"
+        [shared_data / "logic" / f"train{n}" for n in range(3)], cache_dir=None, brackets="tokens"
     )
-    assert len(logic.train) + len(logic.dev) == 30 + 2319 + 12451 + 23252
+    assert len(logic.train) + len(logic.dev) == 30 + 2319 + 12451
     assert "(" in logic.train.types
-    assert load_corpora(shared_data / "hans", cache_dir=None).train.labels == ("entailment", "non-entailment")
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -81,11 +81,15 @@ def test_a_truncated_gzip_file_says_how_far_it_could_be_read(tmp_path, keep):
     (tmp_path / "cut.gz").write_bytes(packed[: int(len(packed) * keep)])
     lines = TextFile.find(tmp_path / "cut.gz").lines()
     seen = [0]
+
+    def read_on() -> None:
+        for number, _ in lines:
+            seen.append(number)
+
     with pytest.raises(
         CorpusError, match=r"cut\.gz, after line \d+: expected more, found a truncated or damaged"
     ) as caught:
-        for number, _ in lines:
-            seen.append(number)
+        read_on()
     assert f"after line {seen[-1]}:" in str(caught.value)
 
 

@@ -223,6 +223,17 @@ def _data_inspect(argv: Sequence[str], prog: str) -> int:
     return inspect_data(read_options(InspectData, argv, prog=prog, description=about))
 
 
+def _bench(argv: Sequence[str], prog: str) -> int:
+    from rlparse_experiments.config import BenchConfig
+    from rlparse_experiments.options import read_options
+
+    about = "Measure throughput on this machine: encoders, sampling of parses, training, environment."
+    config = read_options(BenchConfig, argv, prog=prog, description=about)
+    from rlparse_experiments.bench import run_bench
+
+    return run_bench(config)
+
+
 ABOUT = "Train agents that build their own parses, rewarded by natural-language inference."
 
 COMMANDS = (
@@ -231,6 +242,7 @@ COMMANDS = (
     Command("compare", "compare parses of runs and files with gold, each other and trivial trees", _compare),
     Command("parse", "parse sentences with a trained run", _parse),
     Command("data", "generate or inspect a corpus: listops, logic, inspect", _data),
+    Command("bench", "measure throughput on this machine", _bench),
 )
 
 DATA_COMMANDS = (

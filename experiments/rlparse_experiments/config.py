@@ -199,6 +199,26 @@ class ParseConfig:
     """brackets: one line a sentence; tree: drawn; jsonl: the format that compare reads."""
 
 
+@dataclass(frozen=True)
+class BenchConfig:
+    """Measure throughput on this machine, on generated sentences."""
+
+    hidden_size: int = 100
+    """Width of encoders and embeddings."""
+    batch_size: int = 128
+    """Sentences in a batch; a training iteration takes half as many pairs, each parsed 4 times."""
+    repeats: int = 5
+    """Rounds; each times everything once."""
+    threads: int = 1
+    """CPU threads of torch."""
+    seed: int = 0
+    """Of sentences, trees and weights."""
+    json: Path | None = None
+    """Also write all figures to this file."""
+    quick: bool = False
+    """Tiny sizes, to see that it works; the figures mean nothing."""
+
+
 def as_json(config: Any) -> dict[str, Any]:
     """Give a configuration as plain JSON values."""
 

@@ -1,0 +1,107 @@
+"""Rollouts: whole batches parsed in lockstep, every derivation complete and legal."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlparse.lockstep import LockstepState
+from rlparse.trees import check_derivation
+from rlparse_agents.rollout import longest_first, roll_out, uniform_trees
+from slow_reference import PAD, all_derivations, random_derivation
+
+CHI_SQUARE_999 = {4: 18.47, 13: 34.53, 41: 74.74}
+"""99.9 % points of the chi-square distribution."""
+
+
+def chi_square(counts: list[int]) -> float:
+    """Distance of counts from being all equal."""
+    expected = sum(counts) / len(counts)
+    return sum((count - expected) ** 2 / expected for count in counts)
+
+
+def first_legal(state: LockstepState, legal: Tensor) -> Tensor:
+    """Shift while possible: right-branching trees."""
+    return torch.where(legal[:, 0], 0, 1)
+
+
+def test_every_row_is_parsed_to_its_end_by_what_was_chosen():
+    lengths = torch.tensor([6, 4, 4, 1])
+    calls = []
+
+    def choose(state: LockstepState, legal: Tensor) -> Tensor:
+        assert not torch.is_grad_enabled()
+        assert torch.equal(legal[:, 0], state.buffer_front < state.lengths)
+        assert torch.equal(legal[:, 1], state.stack_sizes >= 2)
+        assert legal.any(dim=1).all()
+        calls.append(legal.shape[0])
+        return first_legal(state, legal)
+
+    transitions = roll_out(lengths, 7, choose)
+    assert calls == [4, 3, 3, 3, 3, 3, 3, 1, 1, 1, 1]  # only rows that still run
+    for row, n in zip(transitions.tolist(), lengths.tolist(), strict=True):
+        assert row == [0] * n + [1] * (n - 1) + [PAD] * (13 - (2 * n - 1))
+
+
+def test_rows_follow_their_own_choices():
+    wanted = all_derivations(5)[:6] + all_derivations(3)
+    table = torch.tensor([[*d, *[PAD] * (9 - len(d))] for d in wanted])
+    step = 0
+
+    def choose(state: LockstepState, legal: Tensor) -> Tensor:
+        nonlocal step
+        step += 1
+        return table[: legal.shape[0], step - 1]
+
+    lengths = torch.tensor([5] * 6 + [3] * 2)
+    assert torch.equal(roll_out(lengths, 5, choose), table)
+
+
+def test_lengths_must_be_sorted():
+    with pytest.raises(ValueError, match="lengths must be sorted, longest first"):
+        roll_out(torch.tensor([2, 3]), 3, first_legal)
+
+
+def test_the_longest_come_first_and_go_back():
+    lengths = torch.tensor([3, 7, 1, 7, 5])
+    order, back = longest_first(lengths)
+    assert lengths[order].tolist() == [7, 7, 5, 3, 1]
+    assert order.tolist() == [1, 3, 4, 0, 2]  # ties keep their order
+    assert torch.equal(lengths[order][back], lengths)
+
+
+@pytest.mark.parametrize("n", [4, 5, 6])
+def test_random_trees_are_uniform(n):
+    """Unlike fair coins, under which some of the trees are several times likelier than others."""
+    trees = all_derivations(n)
+    n_samples = 200 * len(trees)
+    sampled = uniform_trees(torch.full((n_samples,), n), n, torch.Generator().manual_seed(n))
+    counts = [int((sampled == torch.tensor(tree)).all(dim=1).sum()) for tree in trees]
+    assert sum(counts) == n_samples
+    assert chi_square(counts) < CHI_SQUARE_999[len(trees) - 1]
+
+
+def test_coins_are_not_uniform():
+    """The chi-square test above can tell: the same samples from fair coins fail it."""
+    rng = torch.Generator().manual_seed(0)
+    trees = all_derivations(5)
+    sampled = [tuple(random_derivation(5, rng)) for _ in range(100 * len(trees))]
+    assert chi_square([sampled.count(tree) for tree in trees]) > 3 * CHI_SQUARE_999[13]
+
+
+def test_random_trees_of_any_lengths_in_any_order():
+    lengths = torch.tensor([2, 9, 1, 5, 9, 3])
+    sampled = uniform_trees(lengths, 11, torch.Generator().manual_seed(0))
+    assert sampled.shape == (6, 21)
+    for row, n in zip(sampled.tolist(), lengths.tolist(), strict=True):
+        check_derivation(row[: 2 * n - 1], n)
+        assert set(row[2 * n - 1 :]) <= {PAD}
+    again = uniform_trees(lengths, 11, torch.Generator().manual_seed(0))
+    assert torch.equal(sampled, again)
+    assert not torch.equal(sampled, uniform_trees(lengths, 11, torch.Generator().manual_seed(1)))
+
+
+def test_rows_are_drawn_independently():
+    sampled = uniform_trees(torch.full((64,), 8), 8, torch.Generator().manual_seed(0))
+    assert len(set(map(tuple, sampled.tolist()))) > 40

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlparse.bracketings import Bracketings
 from rlparse.checkpoint import write_json
 from rlparse.corpora.batching import sequential_batches
 from rlparse.corpora.corpus import Corpus
 from rlparse.models.nli_model import NLIModel
-from rlparse.parse_scores import Bracketings, mean_height, recall_by_label, score_parses, trivial_trees
+from rlparse.parse_scores import mean_depth, recall_by_label, score_parses, trivial_trees
 from rlparse_agents.parsing_policy import ParsingPolicy
 from rlparse_experiments.assembly import evaluation_corpus, open_run
 from rlparse_experiments.config import EvaluateConfig
@@ -99,7 +100,7 @@ class ParseTable(NamedTuple):
         n_sentences: All sentences.
         against_gold: Tree kind (``learned``, ``left`` …) to convention to F1; empty where there is no gold.
         agreement: Trivial tree to convention to F1 of the learned parses against it.
-        depth: Tree kind to the mean depth of the deepest token.
+        depth: Tree kind to the mean depth of a token (edges above it).
         recall: Phrase label to (share found, gold phrases) under ``nyu``; empty without labelled gold trees.
         exact: Share of sentences parsed exactly as gold, or None.
     """
@@ -128,32 +129,32 @@ def score_table(corpus: Corpus, derivations: Sequence[Sequence[int]], *, seed: i
     sentences = [corpus.sentence(i, side) for i in range(len(corpus)) for side in range(corpus.n_sides)]
     words = [s.tokens for s in sentences]
     trivial = trivial_trees([len(w) for w in words], seed=seed)
-    trivial = {name: trivial[name] for name in SHOWN_TREES}
-    learned = Bracketings(derivations, words)
+    found = {"learned": Bracketings(derivations, words)}
+    found |= {name: Bracketings(trivial[name], words) for name in SHOWN_TREES}
     known = [i for i, s in enumerate(sentences) if s.transitions is not None]
     agreement = {
-        name: {c: score_parses(learned, Bracketings(t, words), None, c).f1 for c in REPORTED}
-        for name, t in trivial.items()
+        name: {c: score_parses(found["learned"], found[name], None, c).f1 for c in REPORTED}
+        for name in SHOWN_TREES
     }
-    depth = {"learned": mean_height(derivations)} | {name: mean_height(t) for name, t in trivial.items()}
+    depth = {name: mean_depth(trees) for name, trees in found.items()}
     against_gold: dict[str, dict[str, float]] = {}
     recall: dict[str, tuple[float, int]] = {}
     exact = None
     if known:
-        gold_words = [words[i] for i in known]
-        gold_trees = [sentences[i].transitions or () for i in known]
-        gold = Bracketings(gold_trees, gold_words)
-        depth["gold"] = mean_height(gold_trees)
-        for name, trees in {"learned": derivations, **trivial}.items():
-            picked = Bracketings([trees[i] for i in known], gold_words)
-            scores = {c: score_parses(picked, gold, None, c) for c in REPORTED}
+        gold = Bracketings([sentences[i].transitions or () for i in known], [words[i] for i in known])
+        depth["gold"] = mean_depth(gold)
+        of_known = {
+            name: trees if len(known) == len(words) else trees.select(known) for name, trees in found.items()
+        }
+        for name, trees in of_known.items():
+            scores = {c: score_parses(trees, gold, None, c) for c in REPORTED}
             against_gold[name] = {c: score.f1 for c, score in scores.items()}
             if name == "learned":
                 exact = scores["nyu"].exact_match
         labelled = [sentences[i].labelled_spans for i in known]
         if any(spans is not None for spans in labelled):
-            found = recall_by_label([derivations[i] for i in known], labelled, gold_words)
-            recall = {label: (r.recall, r.n_gold) for label, r in found.items()}
+            recalls = recall_by_label(of_known["learned"], labelled)
+            recall = {label: (r.recall, r.n_gold) for label, r in recalls.items()}
     return ParseTable(len(known), len(sentences), against_gold, agreement, depth, recall, exact)
 
 
@@ -164,7 +165,8 @@ def parse_records(corpus: Corpus, derivations: Sequence[Sequence[int]]) -> list[
         for side in range(corpus.n_sides):
             sentence = corpus.sentence(i, side)
             derivation = derivations[i * corpus.n_sides + side]
-            records.append(ParseRecord.of(f"{i}.{side}", sentence.tokens, derivation, sentence.transitions))
+            gold, phrases = sentence.transitions, sentence.labelled_spans
+            records.append(ParseRecord.of(f"{i}.{side}", sentence.tokens, derivation, gold, phrases))
     return records
 
 

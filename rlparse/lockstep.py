@@ -221,6 +221,26 @@ def trace(transitions: Tensor, lengths: Tensor) -> Trace:
     return Trace(lengths, state.children, steps[:, :-1], heights[:, n_tokens:], seen_tops, seen_legal)
 
 
+def mean_depth(trace: Trace) -> Tensor:
+    """Average, over the tokens of each sentence, the number of nodes above a token.
+
+    Every node adds one to the depth of each token below it, so that the sum over tokens is the sum of the sizes of all
+    nodes. The same as `parse_scores.mean_depth`, per row.
+
+    Returns:
+        [R] float32; 0 for sentences of one token.
+    """
+    rows, n_inner = trace.steps.shape
+    n_tokens = n_inner + 1
+    sizes = torch.zeros(rows, 2 * n_tokens - 1, device=trace.lengths.device)
+    sizes[:, :n_tokens] = 1.0
+    exists = trace.steps >= 0
+    for j in range(n_inner):  # children are made before their parent
+        size = sizes.gather(1, trace.children[:, j].clamp_min(0)).sum(1)
+        sizes[:, n_tokens + j] = torch.where(exists[:, j], size, 0.0)
+    return sizes[:, n_tokens:].sum(1) / trace.lengths
+
+
 def _check(transitions: Tensor, lengths: Tensor) -> None:
     """Raise unless every row is one complete derivation followed by PAD."""
     shift, reduce = transitions == SHIFT, transitions == REDUCE

@@ -229,7 +229,10 @@ def load_corpus(
     report = CorpusReport(
         name,
         len(cached.corpus),
-        tuple(ReadingReport.from_json(entry) for entry in cached.extra["files"]),
+        tuple(
+            ReadingReport.from_json(entry).at(str(file))
+            for entry, file in zip(cached.extra["files"], files, strict=True)
+        ),
         n_duplicates=cached.extra["n_duplicates"],
         n_leaked=cached.extra["n_leaked"],
         cache=cached.outcome,

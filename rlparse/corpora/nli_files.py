@@ -10,7 +10,7 @@ import html
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -78,6 +78,11 @@ class ReadingReport:
         if self.n_bad:
             text += f", {self.n_bad} malformed lines skipped"
         return text
+
+    def at(self, file: str) -> ReadingReport:
+        """The same report on a file that has moved since."""
+        lines = [BadLine(number, message.replace(self.file, file, 1)) for number, message in self.bad_lines]
+        return replace(self, file=file, bad_lines=lines)
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""

@@ -89,7 +89,9 @@ def test_the_second_start_comes_from_the_cache_wherever_the_files_are(tmp_path, 
     assert [report.cache for report in second.reports] == ["found", "found"]
     assert "from the cache" in second.lines()[1]
     assert [second.train.example(i) for i in range(11)] == [first.train.example(i) for i in range(11)]
-    assert second.reports[0].files == first.reports[0].files
+    for old, new in zip(first.reports[0].files, second.reports[0].files, strict=True):
+        assert new.file == old.file.replace(str(snli), str(moved))
+        assert (new.n_examples, new.n_lines) == (old.n_examples, old.n_lines)
     assert second.reports[0].n_duplicates == 1
     uncached = load_corpora(moved, cache_dir=None)
     assert [report.cache for report in uncached.reports] == ["not stored", "not stored"]
@@ -126,10 +128,14 @@ def test_bad_lines_stop_or_are_listed(tmp_path, snli):
         file.write("{broken\n")
     with pytest.raises(CorpusError, match=r"snli_1\.0_train_b\.jsonl, line 8: expected a JSON object"):
         load_corpora(snli, cache_dir=tmp_path / "cache")
-    for _ in range(2):  # read, and from the cache
-        lines = load_corpora(snli, skip_bad_lines=True, cache_dir=tmp_path / "cache").lines()
+    for folder in (snli, tmp_path / "moved"):  # read, and from the cache
+        if folder != snli:
+            shutil.move(snli, folder)
+        lines = load_corpora(folder, skip_bad_lines=True, cache_dir=tmp_path / "cache").lines()
         assert any("1 malformed lines skipped" in line for line in lines)
-        assert any("line 8: expected a JSON object" in line for line in lines)
+        assert any(
+            f"{folder}/snli_1.0_train_b.jsonl, line 8: expected a JSON object" in line for line in lines
+        )
 
 
 def test_long_training_sentences_can_be_left_out(tmp_path, snli):

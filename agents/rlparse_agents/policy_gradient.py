@@ -266,10 +266,7 @@ class PolicyGradient(BaseAlgorithm):
         self.last_iteration = Iteration(batch, transitions, trace, rewards, logits, seconds)
         record = self.logger.record_mean
         record("rollout/reward", float(rewards.mean()))
-        record(
-            "rollout/depth",
-            float(trace.heights.amax(dim=1).float().mean()) if trace.heights.shape[1] else 0.0,
-        )
+        record("rollout/depth", float(lockstep.mean_depth(trace).mean()))
         record("time/examples_per_second", batch.n_examples / K / seconds)
         record("time/transitions_per_second", taken / seconds)
 

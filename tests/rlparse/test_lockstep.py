@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlparse import lockstep
+from rlparse import lockstep, parse_scores
 from rlparse.errors import IllegalTransitionError, MalformedTreeError
 from rlparse.lockstep import LockstepState
 from rlparse.transitions import ParserState
@@ -326,3 +326,10 @@ def test_the_prior_is_zero_where_there_is_no_choice():
 def test_the_prior_is_finite_for_long_sentences():
     s, b = torch.meshgrid(torch.arange(1, 3000, 37), torch.arange(0, 3000, 37), indexing="ij")
     assert lockstep.catalan_logits(s, b).isfinite().all()
+
+
+def test_mean_depth_is_that_of_the_parse_scores() -> None:
+    derivations, transitions, lengths, _ = batch_of([1, 2, 3, 5, 9, 12], seed=3, extra=2)
+    found = lockstep.mean_depth(lockstep.trace(transitions, lengths))
+    expected = [parse_scores.mean_depth([derivation]) for derivation in derivations]
+    torch.testing.assert_close(found, torch.tensor(expected))

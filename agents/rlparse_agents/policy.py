@@ -194,7 +194,7 @@ class TrackerPolicy(LearningPolicy):
             if t < history.shape[1]:
                 lockstep.apply_(parser, history[:, t])
         if state is None:
-            table = torch.zeros(rows, nothing + 1, cell.state_size, device=self.device)
+            table = embedding.weight.new_zeros(rows, nothing + 1, cell.state_size)
             hidden, memory = self.tracker.initial(rows, table)
             read = torch.zeros(rows, dtype=torch.int64, device=self.device)
         else:

@@ -1,4 +1,4 @@
-"""The snippets of docs/environment.md run as they stand and print what stands below them."""
+"""The tables of docs/environment.md are complete; its snippets are run by tests/test_docs.py."""
 
 from __future__ import annotations
 
@@ -8,20 +8,6 @@ from gymnasium.spaces import Dict
 
 from rlparse_envs import FeatureObserver, ShiftReduceEnv
 from rlparse_envs.observations import GameSize
-
-BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def test_snippets_print_what_the_page_says(repository, capsys):
-    page = (repository / "docs" / "environment.md").read_text(encoding="utf-8")
-    blocks = BLOCK.findall(page)
-    assert [kind for kind, _ in blocks].count("text") == 4
-    names: dict[str, object] = {"__name__": "environment_page"}
-    for (kind, code), (after, expected) in zip(blocks, [*blocks[1:], ("", "")], strict=True):
-        if kind == "python":
-            exec(compile(code, "docs/environment.md", "exec"), names)
-            printed = capsys.readouterr().out
-            assert printed == (expected if after == "text" else ""), code
 
 
 def test_tables_name_every_part_of_both_observations(repository):

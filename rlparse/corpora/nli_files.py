@@ -129,9 +129,12 @@ def read_examples(
     file = path if isinstance(path, TextFile) else TextFile.find(path)
     first = _first_line(file)
     found = detect_format(first, str(file)) if format == "auto" else format
-    parse_line, has_header = _line_parser(
-        found, first, require_labels=require_labels, labelled_spans=labelled_spans, brackets=brackets
-    )
+    try:
+        parse_line, has_header = _line_parser(
+            found, first, require_labels=require_labels, labelled_spans=labelled_spans, brackets=brackets
+        )
+    except CorpusError as error:
+        raise CorpusError(f"{file}, line 1: {error}") from error
     report = ReadingReport(str(file), found)
     return _examples(file, parse_line, has_header, skip_bad_lines, report), report
 
@@ -247,39 +250,29 @@ def _line_parser(
     """The function that makes an example of a line, and whether the first line is a header."""
     columns = first_line.split("\t")
     if format in ("jsonl", "tsv"):
-        labels = _Labels(require_labels or (*NLI_LABELS, "non-entailment"), unlabelled=_NO_LABEL)
+        labels = require_labels or (*NLI_LABELS, "non-entailment")
         if format == "jsonl":
             return lambda line: _from_fields(_json_object(line), _JSON_FIELDS, labels, labelled_spans), False
         fields = _tsv_fields(columns)
         names = [_column_name(column) for column in columns]
         return lambda line: _from_fields(_row(line, names), fields, labels, labelled_spans), True
     if format == "sick":
-        labels = _Labels(require_labels or NLI_LABELS)
+        labels = require_labels or NLI_LABELS
         return lambda line: _from_sick(line, labels), columns[0].startswith("%")
     if format == "hans":
-        labels = _Labels(require_labels or TWO_WAY_NLI_LABELS)
+        labels = require_labels or TWO_WAY_NLI_LABELS
         return lambda line: _from_hans(line, labels), False
     if format == "logic":
-        labels = _Labels(require_labels or RELATION_LABELS)
+        labels = require_labels or RELATION_LABELS
         return lambda line: _from_logic(line, labels, brackets), False
-    labels = _Labels(require_labels or LISTOPS_LABELS)
+    labels = require_labels or LISTOPS_LABELS
     return lambda line: _from_listops(line, labels), False
 
 
-class _Labels:
-    """The labels allowed in a file."""
-
-    def __init__(self, allowed: Sequence[str], unlabelled: str | None = None) -> None:
-        self.allowed = tuple(allowed)
-        self.index = {label: label for label in allowed}
-        self.unlabelled = unlabelled
-
-    def read(self, label: str) -> str | None:
-        """The label, or None where the annotators did not agree; raises CorpusError for any other."""
-        found = self.index.get(label)
-        if found is None and label != self.unlabelled:
-            raise CorpusError(f"expected a label of {list(self.allowed)}, found {_shortened(label)}")
-        return found
+def _label(found: str, allowed: Sequence[str]) -> str:
+    if found not in allowed:
+        raise CorpusError(f"expected a label of {list(allowed)}, found {_shortened(found)}")
+    return found
 
 
 class _Fields(NamedTuple):
@@ -311,12 +304,12 @@ def _tsv_fields(columns: Sequence[str]) -> _Fields:
     names = {_column_name(column) for column in columns}
     label = _label_column(columns)
     if label is None:
-        raise CorpusError(f"line 1: expected a header with a gold_label column, found {sorted(names)}")
+        raise CorpusError(f"expected a header with a gold_label column, found {sorted(names)}")
     sentences = []
     for text in ("sentence1", "sentence2") if label == "gold_label" else ("sentence_A", "sentence_B"):
         fields = (text, f"{text}_binary_parse", f"{text}_parse")
         if fields[0] not in names and fields[1] not in names:
-            raise CorpusError(f"line 1: expected a column {text} or {fields[1]}, found {sorted(names)}")
+            raise CorpusError(f"expected a column {text} or {fields[1]}, found {sorted(names)}")
         sentences.append(fields)
     return _Fields(label, tuple(sentences))
 
@@ -342,12 +335,12 @@ def _json_object(line: str) -> dict[str, Any]:
 
 
 def _from_fields(
-    row: Mapping[str, Any], fields: _Fields, labels: _Labels, labelled_spans: bool
+    row: Mapping[str, Any], fields: _Fields, labels: Sequence[str], labelled_spans: bool
 ) -> Example | None:
-    found = _text(row, fields.label)
-    label = labels.read(found if fields.label == "gold_label" else found.lower())  # SICK has capitals
-    if label is None:
+    label = _text(row, fields.label)
+    if label == _NO_LABEL:
         return None
+    label = _label(label if fields.label == "gold_label" else label.lower(), labels)  # SICK has capitals
     sentences = []
     for text_field, binary_field, labelled_field in fields.sentences:
         if not row.get(binary_field):
@@ -385,29 +378,20 @@ def _columns(line: str, least: int, meaning: str) -> list[str]:
     return columns
 
 
-def _from_sick(line: str, labels: _Labels) -> Example | None:
+def _from_sick(line: str, labels: Sequence[str]) -> Example:
     columns = _columns(line, 3, "label, parse, parse")
-    label = labels.read(columns[0].strip().lower())
-    return (
-        None
-        if label is None
-        else Example(tuple(_sentence_of_parse(column) for column in columns[1:3]), label)
-    )
+    label = _label(columns[0].strip().lower(), labels)
+    return Example(tuple(_sentence_of_parse(column) for column in columns[1:3]), label)
 
 
-def _from_hans(line: str, labels: _Labels) -> Example | None:
+def _from_hans(line: str, labels: Sequence[str]) -> Example:
     columns = _columns(line, 4, "label, heuristic, premise, hypothesis")
-    label = labels.read(columns[0])
-    return (
-        None if label is None else Example(tuple(_sentence_of_text(column) for column in columns[2:4]), label)
-    )
+    return Example(tuple(_sentence_of_text(column) for column in columns[2:4]), _label(columns[0], labels))
 
 
-def _from_logic(line: str, labels: _Labels, brackets: Brackets) -> Example | None:
+def _from_logic(line: str, labels: Sequence[str], brackets: Brackets) -> Example:
     columns = _columns(line, 3, "relation, formula, formula")
-    label = labels.read(columns[0].strip())
-    if label is None:
-        return None
+    label = _label(columns[0].strip(), labels)
     sentences = []
     for column in columns[1:3]:
         sentence = _sentence_of_parse(column)
@@ -418,20 +402,16 @@ def _from_logic(line: str, labels: _Labels, brackets: Brackets) -> Example | Non
     return Example(tuple(sentences), label)
 
 
-def _from_listops(line: str, labels: _Labels) -> Example | None:
+def _from_listops(line: str, labels: Sequence[str]) -> Example:
     columns = _columns(line, 2, "label, expression")
-    label = labels.read(columns[0].strip())
-    if label is None:
-        return None
+    label = _label(columns[0].strip(), labels)
     pieces = columns[1].split()
     bracketed = "(" in pieces
     sentence = (
         _sentence_of_parse(columns[1]) if bracketed else Sentence(tuple(pieces), list_derivation(pieces))
     )
-    if is_listops(sentence.tokens) and value(sentence.tokens) != int(label):
-        raise CorpusError(
-            f"expected the value of the expression, {value(sentence.tokens)}, found the label {label}"
-        )
+    if is_listops(sentence.tokens) and (expected := str(value(sentence.tokens))) != label:
+        raise CorpusError(f"expected the value of the expression, {expected}, found the label {label}")
     return Example((sentence,), label)
 
 

@@ -206,7 +206,7 @@ def test_a_batch_of_128_pairs_takes_less_than_a_millisecond_or_two():
     times = []
     for _ in range(30):
         indices = rng.integers(0, 2000, 128)
-        started = time.perf_counter()
+        started = time.process_time()
         corpus.batch(indices)
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
     assert min(times) < 0.002  # 0.3-0.6 ms measured; a loop over tokens needs 3

@@ -183,10 +183,10 @@ def test_a_length_cap_is_the_same_as_leaving_out_longer_draws(cap):
 
 
 def test_twenty_thousand_short_expressions_take_a_second_or_two():
-    started = time.perf_counter()
+    started = time.process_time()
     train, _, _ = embedded_listops(20_000, 10, 10, max_tokens=40)
     assert len(train) == 20_000
-    assert time.perf_counter() - started < 5  # 0.4 s measured
+    assert time.process_time() - started < 5  # 0.4 s measured
 
 
 def as_set(corpus: Corpus) -> set[tuple[str, ...]]:

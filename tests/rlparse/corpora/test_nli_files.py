@@ -338,10 +338,12 @@ def test_files_of_no_known_format_are_refused(tmp_path):
     with pytest.raises(CorpusError, match="expected examples, found an empty file"):
         read_examples(write(tmp_path / "empty.jsonl", "", "  "))
     with pytest.raises(
-        CorpusError, match=r"line 1: expected a header with a gold_label column, found \['a'\]"
+        CorpusError, match=r"x\.tsv, line 1: expected a header with a gold_label column, found \['a'\]"
     ):
         read_examples(write(tmp_path / "x.tsv", "a"), format="tsv")
-    with pytest.raises(CorpusError, match=r"expected a column sentence2 or sentence2_binary_parse, found"):
+    with pytest.raises(
+        CorpusError, match=r"x\.tsv, line 1: expected a column sentence2 or sentence2_binary_parse, found"
+    ):
         read_examples(write(tmp_path / "x.tsv", "gold_label\tsentence1"))
     with pytest.raises(CorpusError, match="found nothing there"):
         read_examples(tmp_path / "missing.jsonl")

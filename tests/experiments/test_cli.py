@@ -25,7 +25,7 @@ from rlparse_experiments.layered_config import (
     settings_from_mapping,
 )
 
-COMMANDS = ("train", "evaluate", "compare", "parse", "data")
+COMMANDS = ("train", "evaluate", "compare", "parse", "data", "bench")
 DATA_COMMANDS = ("listops", "logic", "inspect")
 
 

@@ -71,9 +71,9 @@ class BatchOrder:
     the epoch are shuffled. One batch, anywhere in the epoch, holds the rest and can be smaller than
     ``batch_size``.
 
-    On SNLI in batches of 128, 7 % of the positions are padding when every side is padded to its own longest
+    On SNLI in batches of 128, 6 % of the positions are padding when every side is padded to its own longest
     sentence, which is what an encoder computes that skips rows without tokens. In one [R, N] tensor for both
-    sides no order can get below 22 %, because premises are longer than their hypotheses; this one gives 26 %.
+    sides no order can get below 22 %, because premises are longer than their hypotheses; this one gives 25 %.
 
     Args:
         lengths: [n, S] int. Tokens of every sentence, as ``Corpus.lengths``.
@@ -223,7 +223,7 @@ def _by_length(lengths: npt.NDArray[np.integer], members: IntArray, batch_size: 
         return members[np.argsort(lengths[members].max(axis=1), kind="stable")]
     members = members[np.argsort(lengths[members].max(axis=1), kind="stable")]
     n_batches = math.ceil(len(members) / batch_size)
-    n_strips = max(1, round(2 * math.sqrt(n_batches)))
+    n_strips = max(1, round(1.5 * math.sqrt(n_batches)))
     strip = math.ceil(n_batches / n_strips) * batch_size
     strips = []
     for number, start in enumerate(range(0, len(members), strip)):

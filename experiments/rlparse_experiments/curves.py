@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,10 @@ class JsonLines(KVWriter):
             self._handle.write(json.dumps({"step": step, **numbers}) + "\n")
             self._handle.flush()
 
+    def sync(self) -> None:
+        """Bring what was written to the disk."""
+        os.fsync(self._handle.fileno())
+
     def close(self) -> None:
         """Close the file."""
         self._handle.close()
@@ -77,8 +83,26 @@ def _step(line: str) -> int:
 def curves(folder: Path, metrics_file: Path, *, resumed_at: int | None = None) -> Logger:
     """Open a run's logger, at its beginning or from the step of a checkpoint."""
     purge = None if resumed_at is None else resumed_at + 1
+    _wait_for_a_later_name(folder)
     # The lines come first: they refuse a value that is not finite before TensorBoard has it.
     return Logger(str(folder), [JsonLines(metrics_file, resumed_at), ResumableTensorBoard(folder, purge)])
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """Wait, a second at most, until a new event file sorts after the old ones, in whose order TensorBoard reads.
+
+    Their names begin with the second in which they were begun: ``events.out.tfevents.1700000000.host.pid.number``.
+    """
+    newest = max((int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")), default=0)
+    if 0 < (early := newest + 1 - time.time()) <= 1:
+        time.sleep(early)
+
+
+def sync(logger: Logger) -> None:
+    """Bring the points written so far to the disk: a checkpoint that is there promises that they are, too."""
+    for writer in logger.output_formats:
+        if isinstance(writer, JsonLines):
+            writer.sync()
 
 
 def write_point(logger: Logger, values: Mapping[str, float | str], step: int) -> None:

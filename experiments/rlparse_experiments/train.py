@@ -38,7 +38,7 @@ from rlparse_experiments.callbacks import (
     Progress,
 )
 from rlparse_experiments.config import TrainConfig
-from rlparse_experiments.curves import curves
+from rlparse_experiments.curves import curves, sync
 from rlparse_experiments.evaluate import parse_records
 from rlparse_experiments.parse_files import write_parses
 from rlparse_experiments.report.tables import console, print_training_results
@@ -100,6 +100,7 @@ class Training:
         assert agent.model is not None
         if self._saved_at == agent.n_iterations:
             return
+        sync(self.logger)
         states: dict[str, Any] = {
             "generator": agent.generator.get_state(),
             "torch": torch.get_rng_state(),

@@ -4,8 +4,9 @@ A page is played from top to bottom in an empty folder: a run that it trains is 
 as part of a page, beside prose:
 
 * ``sh`` and ``console`` blocks, and indented lines that begin with a program of `RUNNERS`: commands. ``rlparse`` is run
-  in this process, with the tiny sizes of `TINY`. ``make``, ``tensorboard`` and the other programs are not run; it is
-  checked that what they name exists. Any other command fails, so that nobody documents one that is not tested.
+  in this process, with the tiny sizes of `TINY`. ``make`` and ``tensorboard`` are not run; it is checked that what they
+  name exists, and ``make train`` is played as ``rlparse train``. Any other command fails, so that nobody documents one
+  that is not tested.
 * ``python`` blocks: run, those of a page in one namespace; a ``text`` block right below one is what it prints.
 * ``yaml``, ``text`` and ``json`` blocks whose first line is ``# FILE``: a file that later commands read.
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import importlib
 import io
 import json
 import re
@@ -26,6 +28,7 @@ import types
 import typing
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from glob import glob
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,8 +140,21 @@ def tiny_options(words: list[str]) -> list[str]:
     return options.split()
 
 
+def run_module(words: list[str]) -> None:
+    """Run ``python -m rlparse_experiments.…`` in this process."""
+    assert words[1] == "-m", "python with -m and a module of the project is what this test can run"
+    assert words[2].startswith("rlparse")
+    out = io.StringIO()
+    with redirect_stdout(out):
+        code = importlib.import_module(words[2]).main(words[3:])
+    assert not code, f"exit code {code}\n{out.getvalue()[-2000:]}"
+
+
 def check_make(words: list[str]) -> None:
-    """Expect the targets in the Makefile, and variables that it reads. Not run: they install an environment."""
+    """Expect the targets in the Makefile, and variables that it reads. Not run: they install an environment.
+
+    For ``make train`` that is what follows: the command is played, as later ones may name its run.
+    """
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     targets = [word for word in words[1:] if "=" not in word]
     assert targets, "make without a target"
@@ -146,6 +162,9 @@ def check_make(words: list[str]) -> None:
         assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), f"no target {target}"
     for variable in {word.partition("=")[0] for word in words[1:]} - set(targets):
         assert f"$({variable})" in makefile, f"the Makefile does not read {variable}"
+    if targets == ["train"]:
+        given = [word.removeprefix("ARGS=") for word in words if word.startswith("ARGS=")]
+        run_rlparse(["rlparse", "train", *shlex.split(" ".join(given))])
 
 
 def check_tensorboard(words: list[str]) -> None:
@@ -167,6 +186,7 @@ def check_activation(words: list[str]) -> None:
 
 RUNNERS = {
     "rlparse": run_rlparse,
+    "python": run_module,
     "make": check_make,
     "tensorboard": check_tensorboard,
     ".": check_activation,
@@ -184,6 +204,8 @@ def run_command(command: str) -> None:
     assert words[0] in RUNNERS, (
         f"'{words[0]}': a documented command has to be tested, add it to RUNNERS in tests/test_docs.py"
     )
+    # What the shell does with patterns.
+    words = [path for word in words for path in (sorted(glob(word)) if "*" in word else []) or [word]]
     RUNNERS[words[0]](words)
 
 
@@ -355,6 +377,8 @@ def test_every_command_is_documented():
         ("```console\n$ rlparse nonsense\nnonsense\n```\n", "exit code 2"),
         ("```python\nprint(1)\n```\n\n```text\n2\n```\n", "the snippet prints something else"),
         ("```yaml\n- 1\n```\n", "page.md, line 2"),
+        ("```sh\npython train.py\n```\n", "python with -m and a module"),
+        ("```sh\nmake train ARGS=--nonsense\n```\n", "exit code 2"),
     ],
 )
 def test_a_page_that_is_wrong_fails(page, message, beside):
@@ -369,10 +393,13 @@ def test_a_page_that_is_right_passes(beside, capsys):
         "    make test   # everything\n    some code that is no command\n\n"
         "```text\n# trees.txt\n( a b )\n```\n\n"
         "```console\n$ rlparse compare trees.txt \\\n    --gold trees.txt\nF1\n```\n"
+        "```sh\nmake train ARGS='--run.name made'\n"
+        "python -m rlparse_experiments.report.results_page runs/ma*\n```\n\n"
         "1. a list\n\n   ```sh\n   # a comment\n   rlparse --version  # another\n   ```\n"
     )
     assert play(page, "page.md") == []
     assert Path("trees.txt").read_text(encoding="utf-8") == "( a b )\n"
+    assert Path("runs/made/results.json").is_file()
 
 
 def test_commands_without_their_data_are_left_out_and_told(beside):

@@ -67,6 +67,9 @@ TINY = {
 TINY_GENERATED = "--corpus.n-train 200 --corpus.n-dev 20"
 """For training on what is generated."""
 
+BEFORE = {"metrics.md": "rlparse train"}
+"""What the reader of a page has done already."""
+
 EXCERPT = 60
 """Lines of every file of ../shared/data that the pages are played with."""
 
@@ -305,6 +308,8 @@ def play(page: str, name: str) -> list[str]:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_what_a_page_shows_works(path, beside):
+    if path.name in BEFORE:
+        run_command(BEFORE[path.name])
     left_out = play(path.read_text(encoding="utf-8"), path.name)
     if left_out:
         pytest.skip(f"all but {len(left_out)} commands were run: {'; '.join(left_out)}")

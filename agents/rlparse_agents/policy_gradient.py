@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Self
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -54,8 +55,12 @@ class Iteration(NamedTuple):
 class TransitionBar(ProgressBarCallback):
     """Stable-Baselines3's progress bar, moved by the transitions that an iteration took."""
 
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        self._before = self.model.num_timesteps
+
     def _on_step(self) -> bool:
-        self.pbar.update(self.model.num_timesteps - self.pbar.n)
+        self.pbar.update(self.model.num_timesteps - self._before - self.pbar.n)
         return True
 
 
@@ -69,7 +74,7 @@ class PolicyGradient(BaseAlgorithm):
 
     Args:
         policy: ``TrackerPolicy`` (learns), ``FixedTreePolicy`` (a control), or a class with their interface.
-        env: A `ShiftReduceEnv`, which brings corpus, reward and model.
+        env: A `ShiftReduceEnv` (or its id), which brings corpus, reward and model.
         learning_rate: Of the policy's Adam; a number or a schedule of the remaining progress (1 to 0).
         encoder_learning_rate: The same for the classifier and its encoder.
         batch_size: B.
@@ -126,7 +131,7 @@ class PolicyGradient(BaseAlgorithm):
     ) -> None:
         super().__init__(
             policy,
-            env,
+            gymnasium.make(env) if isinstance(env, str) else env,  # SB3 would ask for a picture of it
             learning_rate,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
@@ -186,6 +191,8 @@ class PolicyGradient(BaseAlgorithm):
                 f"policy must be a ParsingPolicy, which parses whole batches, got {type(policy).__name__}"
             )
         self.policy = policy
+        if self.model is not None:
+            self.model.to(self.device)
         self.policy_optimizer: torch.optim.Optimizer | None = None
         if isinstance(self.policy, LearningPolicy):
             self.policy_optimizer = torch.optim.AdamW(
@@ -193,7 +200,6 @@ class PolicyGradient(BaseAlgorithm):
             )
         self.encoder_optimizer: torch.optim.Optimizer | None = None
         if trains and self.model is not None:
-            self.model.to(self.device)
             self.encoder_optimizer = torch.optim.AdamW(
                 [p for p in self.model.parameters() if p.requires_grad],
                 lr=self._encoder_schedule(1.0),
@@ -220,7 +226,7 @@ class PolicyGradient(BaseAlgorithm):
             progress_bar: Show a bar of transitions with reward.
 
         Raises:
-            NonFiniteLossError: A loss or gradient is not finite; the weights are as before that iteration.
+            NonFiniteLossError: A loss or gradient is not finite; all weights are as before that iteration.
         """
         if log_interval is not None:
             self.log_interval = log_interval
@@ -255,10 +261,12 @@ class PolicyGradient(BaseAlgorithm):
         self.policy.set_training_mode(True)
         transitions = self.policy.derive(batch, generator=self.generator)
         trace = lockstep.trace(transitions, batch.lengths)
+        # Both gradients are of the weights that made these parses, so that nothing moves before both are there.
         logits = self._update_encoder(batch, trace)
         rewards = self._rewards(batch, transitions, logits)
         if self.policy_optimizer is not None:
             self._update_policy(batch, trace, transitions, rewards)
+        self._step()
         self.n_iterations += 1
         taken = int((2 * batch.lengths - 1).sum())
         self.num_timesteps += taken
@@ -271,7 +279,7 @@ class PolicyGradient(BaseAlgorithm):
         record("time/transitions_per_second", taken / seconds)
 
     def _update_encoder(self, batch: Batch, trace: Trace) -> Tensor | None:
-        """Take one step on the cross-entropy over all sampled parses; give the logits without dropout."""
+        """Set the gradient of the cross-entropy over all sampled parses, and give the logits without dropout."""
         if self.model is None:
             return None
         if self.encoder_optimizer is None:
@@ -284,14 +292,11 @@ class PolicyGradient(BaseAlgorithm):
         # Dropout stands only in the head, so that the reward can judge the same vectors without its noise.
         with torch.no_grad():
             clean: Tensor = self.model.head(vectors, dropout=False)
-        rate = self._encoder_schedule(self._current_progress_remaining)
-        norm = self._step(self.encoder_optimizer, loss, rate, "encoder")
+        self._backward(self.encoder_optimizer, loss, "encoder")
         self.model.eval()
         accuracy = (clean.argmax(dim=1) == batch.labels).float().mean()
         self.logger.record_mean("train/cross_entropy", float(loss.detach()))
-        self.logger.record_mean("train/grad_norm_encoder", norm)
         self.logger.record_mean("rollout/accuracy", float(accuracy))
-        self.logger.record("train/learning_rate_encoder", rate)
         return clean
 
     def _rewards(self, batch: Batch, transitions: Tensor, logits: Tensor | None) -> Tensor:
@@ -302,7 +307,12 @@ class PolicyGradient(BaseAlgorithm):
             return self.reward(batch, transitions)
 
     def _update_policy(self, batch: Batch, trace: Trace, transitions: Tensor, rewards: Tensor) -> None:
+        """Set the gradient of the policy's loss."""
         assert self.policy_optimizer is not None
+        self._backward(self.policy_optimizer, self._policy_loss(batch, trace, transitions, rewards), "policy")
+
+    def _policy_loss(self, batch: Batch, trace: Trace, transitions: Tensor, rewards: Tensor) -> Tensor:
+        """Give the score-function surrogate less the entropy term, and record what they are made of."""
         assert isinstance(self.policy, LearningPolicy)
         advantages = BASELINES[self.baseline](rewards.view(-1, self.n_parses))
         spread = advantages.std(correction=0)
@@ -316,21 +326,18 @@ class PolicyGradient(BaseAlgorithm):
         gain = policy_gradient_loss(distribution.log_prob(transitions), of_rows, free)
         entropy = mean_over_free(distribution.normalised_entropy(), free)
         loss = gain - self.entropy_coef * entropy
-        rate = self.lr_schedule(self._current_progress_remaining)
-        norm = self._step(self.policy_optimizer, loss, rate, "policy")
         record = self.logger.record_mean
         record("rollout/entropy", float(entropy.detach()))
         record("train/policy_loss", float(gain.detach()))
         record("train/advantage_mean", float(advantages.mean()))
         record("train/advantage_std", float(spread))
-        record("train/grad_norm_policy", norm)
-        self.logger.record("train/learning_rate_policy", rate)
+        return loss
 
-    def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float, whose: str) -> float:
-        """Take one clipped gradient step and give the norm before clipping."""
+    def _backward(self, optimizer: torch.optim.Optimizer, loss: Tensor, whose: str) -> None:
+        """Set the clipped gradient of a loss and record its norm before clipping."""
         if not bool(torch.isfinite(loss)):
             raise NonFiniteLossError(
-                f"the {whose}'s loss is {float(loss.detach())} at iteration {self.n_iterations}; its weights were not "
+                f"the {whose}'s loss is {float(loss.detach())} at iteration {self.n_iterations}; no weights were "
                 "changed. A smaller learning rate or max_grad_norm usually mends it"
             )
         optimizer.zero_grad(set_to_none=True)
@@ -339,13 +346,24 @@ class PolicyGradient(BaseAlgorithm):
         norm = float(torch.nn.utils.clip_grad_norm_(weights, self.max_grad_norm))
         if not np.isfinite(norm):
             raise NonFiniteLossError(
-                f"the norm of the {whose}'s gradient is {norm} at iteration {self.n_iterations}; its weights were not "
+                f"the norm of the {whose}'s gradient is {norm} at iteration {self.n_iterations}; no weights were "
                 "changed. A smaller learning rate usually mends it"
             )
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        return norm
+        self.logger.record_mean(f"train/grad_norm_{whose}", norm)
+
+    def _step(self) -> None:
+        """Follow the gradients that were set, at the learning rates of now."""
+        for optimizer, schedule, whose in (
+            (self.encoder_optimizer, self._encoder_schedule, "encoder"),
+            (self.policy_optimizer, self.lr_schedule, "policy"),
+        ):
+            if optimizer is None:
+                continue
+            rate = schedule(self._current_progress_remaining)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            self.logger.record(f"train/learning_rate_{whose}", rate)
 
     def dump_logs(self) -> None:
         """Write what was recorded since the last time as one point of the curves."""

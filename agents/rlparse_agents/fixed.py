@@ -105,6 +105,14 @@ class FixedTreePolicy(ParsingPolicy):
         del greedy
         return fixed_derivations(batch, self.kind, generator)
 
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        """What `BasePolicy.save` keeps."""
+        return {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "kind": self.kind,
+        }
+
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         """Play the tree in an environment: left, right or balanced."""
         del deterministic

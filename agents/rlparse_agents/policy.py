@@ -69,6 +69,16 @@ class TrackerPolicy(LearningPolicy):
             raise ValueError(
                 "reads='encoder' needs the model whose vectors to read; pass encoder= or reads='own'"
             )
+        self._options = {
+            "n_tokens": n_tokens,
+            "embedding_size": embedding_size,
+            "hidden_size": hidden_size,
+            "tracker_size": tracker_size,
+            "composition": composition,
+            "catalan_prior": catalan_prior,
+            "reads": reads,
+            "encoder": encoder,
+        }
         self.reads = reads
         self.catalan_prior = catalan_prior
         # In a tuple, so that the classifier's weights are not registered as the policy's own.
@@ -167,6 +177,14 @@ class TrackerPolicy(LearningPolicy):
             actions, state = self._advance(seen, state, episode_start, deterministic)
         chosen = actions.cpu().numpy()
         return (chosen if vectorised else chosen.squeeze(0)), state
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        """What `BasePolicy.save` keeps beside the weights."""
+        return {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            **self._options,
+        }
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         actions, _ = self._advance(observation, None, None, deterministic)

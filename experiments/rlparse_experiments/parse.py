@@ -39,11 +39,7 @@ def words_of(sentence: str, vocabulary: Vocabulary) -> tuple[str, ...]:
 
 
 def parse_sentences(run: TrainedRun, sentences: Sequence[Sequence[str]]) -> list[list[int]]:
-    """Parse tokenised sentences greedily; give one derivation each.
-
-    Raises:
-        CorpusError: The run's parser needs gold parses, which typed sentences do not have.
-    """
+    """Parse tokenised sentences greedily; give one derivation each."""
     lengths = torch.tensor([len(words) for words in sentences])
     rows, n_tokens = len(sentences), int(lengths.max())
     tokens = torch.zeros(rows, n_tokens, dtype=torch.int64)
@@ -58,8 +54,18 @@ def parse_sentences(run: TrainedRun, sentences: Sequence[Sequence[str]]) -> list
 
 
 def run_parse(config: ParseConfig) -> int:
-    """Run ``rlparse parse``."""
+    """Run ``rlparse parse``.
+
+    Raises:
+        CheckpointError: The folder is not a run, or none of its checkpoints is whole.
+        ConfigError: There is nothing to parse, or the run's parser cannot parse what was typed.
+    """
     run = open_run(config.run, config.device)
+    if run.config.parser.kind == "gold":
+        raise ConfigError(
+            f"{config.run} has a gold parser, which builds the trees it is given, and typed sentences come with none; "
+            "take a run with another --parser.kind"
+        )
     for message in run.checkpoint.damaged:
         print(f"passed over a checkpoint: {message}", file=sys.stderr)
     given = config.sentences or tuple(line.rstrip("\n") for line in sys.stdin if line.strip())

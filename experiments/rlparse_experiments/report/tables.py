@@ -160,7 +160,7 @@ def _print_table(
         out,
         f"unlabelled F1 (%) against gold, by convention; {agreement}" if table.against_gold else agreement,
     )
-    learned = "learned" if parser == "tracker" else f"this run ({parser})"
+    learned = "learned" if parser == "tracker" else f"run: {parser}"
     out.print(parse_table(table, accuracies=accuracies, learned=learned))
     if table.against_gold:
         exact = "–" if table.exact is None else f"{100 * table.exact:.2f} %"

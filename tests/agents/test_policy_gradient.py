@@ -153,16 +153,16 @@ def greedy_f1(agent: PolicyGradient, corpus: Corpus, branching: str = "right") -
 @pytest.mark.parametrize("branching", ["right", "left"])
 def test_it_learns_to_build_the_trees_that_are_rewarded(word_salad, branching):
     agent = agent_of(word_salad, BranchingF1Reward(branching), **LEARNING)
-    curve = iterate_and_read(agent, 60)
-    assert np.mean(curve[:3]) < 0.75
+    curve = iterate_and_read(agent, 25)
+    assert np.mean(curve[:3]) < 0.65
     assert np.mean(curve[-5:]) > 0.95
     assert greedy_f1(agent, word_salad, branching) > 0.98
 
 
 def test_it_learns_nothing_from_shuffled_rewards(word_salad):
     agent = agent_of(word_salad, Shuffled(BranchingF1Reward("right")), **LEARNING)
-    curve = iterate_and_read(agent, 60)
-    assert np.mean(curve[-5:]) < 0.75
+    curve = iterate_and_read(agent, 25)
+    assert np.mean(curve[-5:]) < 0.7
 
 
 def test_it_learns_without_a_baseline_too(word_salad):
@@ -175,16 +175,17 @@ def test_it_learns_without_a_baseline_too(word_salad):
     agent = agent_of(
         word_salad, centred, **(LEARNING | {"baseline": "none", "n_parses": 1, "batch_size": 64})
     )
-    curve = iterate_and_read(agent, 60)
+    curve = iterate_and_read(agent, 25)
     assert np.mean(curve[-5:]) + 0.6 > 0.9
 
 
 def test_it_learns_the_gold_trees_it_is_rewarded_for(word_salad):
-    """Gold trees of random words cannot be generalised, but some of them be learned by heart."""
+    """The gold trees of random words follow no rule, but a few can be learned by heart."""
     few = word_salad.subset(range(6))
     agent = agent_of(few, "gold_f1", **(LEARNING | {"batch_size": 6, "n_parses": 16}))
-    curve = iterate_and_read(agent, 100)
-    assert np.mean(curve[-5:]) > np.mean(curve[:5]) + 0.15
+    curve = iterate_and_read(agent, 35)
+    assert np.mean(curve[:3]) < 0.65
+    assert np.mean(curve[-5:]) > 0.85
 
 
 def iterate_and_read(agent: PolicyGradient, n: int) -> list[float]:
@@ -199,14 +200,14 @@ def iterate_and_read(agent: PolicyGradient, n: int) -> list[float]:
 @pytest.mark.parametrize("reward", ["accuracy", "log_likelihood"])
 def test_a_classifier_is_trained_beside_the_policy(pairs, reward):
     model = model_of(pairs)
-    agent = agent_of(pairs, reward, model=model, learning_rate=0.01, encoder_learning_rate=0.01)
+    agent = agent_of(pairs, reward, model=model, learning_rate=0.01, encoder_learning_rate=0.02)
     writer = recording(agent)
     before = weights_of(model), weights_of(agent.policy)
-    iterate(agent, 60)
+    iterate(agent, 20)
     assert not same_weights(before[0], weights_of(model))
     assert not same_weights(before[1], weights_of(agent.policy))
     entropy = writer.curve("train/cross_entropy")
-    assert np.mean(entropy[:3]) == pytest.approx(math.log(3), rel=0.15)
+    assert entropy[0] == pytest.approx(math.log(3), rel=0.1)
     assert np.mean(entropy[-5:]) < 0.3
     rewards = writer.curve("rollout/reward")
     assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.2
@@ -214,7 +215,7 @@ def test_a_classifier_is_trained_beside_the_policy(pairs, reward):
         assert rewards == writer.curve("rollout/accuracy")
         assert np.mean(rewards[-5:]) > 0.9
     else:
-        assert all(r < 0 for r in rewards)
+        assert all(r <= 0 for r in rewards)
         assert rewards[0] == pytest.approx(-entropy[0], abs=0.1)  # dropout apart
 
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from math import comb
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from rlparse import trees
 from rlparse.corpora.batching import Batch
 from rlparse.models.composition import BinaryTreeLSTM, Composition, GatedRecursiveCell, TreeRNN
 from rlparse.models.nli_model import NLIModel
@@ -284,3 +286,33 @@ def derivation_log_prob(
         parser.apply(transition)
         machine.take(transition)
     return total
+
+
+def slow_spans(derivation: Sequence[int]) -> set[tuple[int, int]]:
+    """Spans of more than one token, by running the parser with Python lists."""
+    stack: list[tuple[int, int]] = []
+    front, found = 0, set()
+    for transition in derivation:
+        if transition == SHIFT:
+            stack.append((front, front + 1))
+            front += 1
+        else:
+            right, left = stack.pop(), stack.pop()
+            stack.append((left[0], right[1]))
+            found.add(stack[-1])
+    assert stack == [(0, front)]
+    return found
+
+
+def slow_f1(predicted: Sequence[int], gold: Sequence[int], root: bool = True) -> float:
+    """F1 of one sentence by sets of spans."""
+    left_out = set() if root else {(0, (len(gold) + 1) // 2)}
+    ours, theirs = slow_spans(predicted) - left_out, slow_spans(gold) - left_out
+    return len(ours & theirs) / len(theirs) if theirs else 1.0
+
+
+def random_derivations(rng: np.random.Generator, lengths: Sequence[int]) -> list[list[int]]:
+    """Draw a tree for each length, from either of two distributions."""
+    return [
+        trees.uniform_tree(n, rng) if rng.random() < 0.5 else trees.random_merges(n, rng) for n in lengths
+    ]

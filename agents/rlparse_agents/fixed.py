@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
 from rlparse import PAD
+from rlparse.batched_trees import BRANCHINGS, Branching
 from rlparse.corpora.batching import Batch
 from rlparse.errors import CorpusError
-from rlparse.trees import balanced, left_branching, right_branching
 from rlparse_agents.parsing_policy import ParsingPolicy
 from rlparse_agents.rollout import uniform_trees
 
-TREES: dict[str, Callable[[int], list[int]]] = {
-    "left": left_branching,
-    "right": right_branching,
-    "balanced": balanced,
-}
-FIXED_PARSERS = (*TREES, "random", "gold", "gold_or_right")
-
-
-@lru_cache(maxsize=4096)
-def _derivation(kind: str, n: int) -> Tensor:
-    return torch.tensor(TREES[kind](n), dtype=torch.int64)
+FIXED_PARSERS = (*BRANCHINGS, "random", "gold", "gold_or_right")
 
 
 def fixed_derivations(batch: Batch, kind: str, generator: torch.Generator | None = None) -> Tensor:
@@ -48,7 +36,7 @@ def fixed_derivations(batch: Batch, kind: str, generator: torch.Generator | None
     """
     if kind not in FIXED_PARSERS:
         raise ValueError(f"unknown fixed parser {kind!r}; known: {', '.join(FIXED_PARSERS)}")
-    rows, n_tokens = batch.tokens.shape
+    n_tokens = batch.tokens.shape[1]
     if kind == "random":
         return uniform_trees(batch.lengths, n_tokens, generator)
     if kind == "gold":
@@ -61,11 +49,8 @@ def fixed_derivations(batch: Batch, kind: str, generator: torch.Generator | None
                 "'gold_or_right')"
             )
         return batch.gold.long()
-    tree = "right" if kind == "gold_or_right" else kind
-    transitions = torch.full((rows, 2 * n_tokens - 1), PAD, dtype=torch.int64, device=batch.tokens.device)
-    for n in torch.unique(batch.lengths).tolist():
-        which = batch.lengths == n
-        transitions[which, : 2 * n - 1] = _derivation(tree, n).to(transitions.device)
+    tree: Branching = "right" if kind == "gold_or_right" else cast(Branching, kind)
+    transitions = BRANCHINGS[tree](batch.lengths, 2 * n_tokens - 1)
     if kind == "gold_or_right":
         transitions = torch.where(batch.has_gold.unsqueeze(1), batch.gold.long(), transitions)
     return transitions
@@ -116,12 +101,13 @@ class FixedTreePolicy(ParsingPolicy):
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         """Play the tree in an environment: left, right or balanced."""
         del deterministic
-        if self.kind not in TREES:
+        if self.kind not in BRANCHINGS:
             raise ValueError(
                 f"a {self.kind!r} parser cannot play from observations alone; use left, right or balanced"
             )
         history = observation["transitions"].long()
-        count = (history != PAD).sum(1)
-        lengths = observation["length"].long().flatten().tolist()
-        actions = [_derivation(self.kind, n)[t] for n, t in zip(lengths, count.tolist(), strict=True)]
-        return torch.stack(actions).to(history.device)
+        count = (history != PAD).sum(1, keepdim=True)
+        whole = BRANCHINGS[self.kind](
+            observation["length"].long().flatten(), history.shape[1]
+        )
+        return whole.gather(1, count).squeeze(1)

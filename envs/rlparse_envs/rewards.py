@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -10,17 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rlparse import PAD
+from rlparse.batched_trees import BRANCHINGS, Branching, bracketing_f1
 from rlparse.corpora.batching import Batch
-from rlparse.lockstep import REDUCE, SHIFT
 from rlparse.parse_scores import Convention, find_convention
-from rlparse.trees import balanced
 
 if TYPE_CHECKING:
     from rlparse.models.nli_model import NLIModel
 
 RewardName = Literal["gold_f1", "accuracy", "log_likelihood"]
-Branching = Literal["right", "left", "balanced"]
 
 
 class Reward(Protocol):
@@ -171,13 +168,13 @@ class BranchingF1Reward:
     """
 
     def __init__(self, branching: Branching) -> None:
-        if branching not in _BRANCHINGS:
-            raise ValueError(f"branching must be one of {', '.join(_BRANCHINGS)}, got {branching!r}")
+        if branching not in BRANCHINGS:
+            raise ValueError(f"branching must be one of {', '.join(BRANCHINGS)}, got {branching!r}")
         self.branching: Branching = branching
 
     def __call__(self, batch: Batch, transitions: Tensor) -> Tensor:
         """Judge every example; see `Reward`."""
-        target = _BRANCHINGS[self.branching](batch.lengths, transitions.shape[1])
+        target = BRANCHINGS[self.branching](batch.lengths, transitions.shape[1])
         return mean_over_sides(bracketing_f1(transitions, target), batch.n_sides)
 
 
@@ -219,131 +216,3 @@ def mean_over_sides(values: Tensor, n_sides: int) -> Tensor:
         [B] float.
     """
     return values.view(n_sides, -1).mean(dim=0)
-
-
-def span_keys(transitions: Tensor) -> Tensor:
-    """Name the span that every REDUCE builds by one integer, without a loop over rows or steps.
-
-    After step t, ``c[t]`` tokens are shifted and ``z[t]`` items are on the stack. A REDUCE at t leaves its
-    node at height ``z[t]``, so the node begins with the last token that was shifted to just that height:
-
-        end = c[t],   start = c[u] - 1,   u = max {u <= t : step u is a SHIFT and z[u] = z[t]}
-        key = end * N + (N - 1 - start)
-
-    A stable sort by height brings the steps of equal height together in order of time, and a running
-    maximum over the SHIFTs in it finds every u at once. Along a row keys grow with time: ends never fall,
-    and among spans with the same end the later is the wider.
-
-    Args:
-        transitions: [R, T] int64. Complete derivations, PAD after the end.
-
-    Returns:
-        [R, T] int64. Key of the span made at each step, 0 where a step makes none. Spans of more than one
-        token have keys of at least 2N.
-    """
-    shift, reduce = transitions == SHIFT, transitions == REDUCE
-    n_tokens = (transitions.shape[1] + 1) // 2
-    shifted = shift.long().cumsum(dim=1)  # [R, T]
-    height = shifted - reduce.long().cumsum(dim=1)
-    order = height.argsort(dim=1, stable=True)
-    place = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    last_shift = torch.where(shift.gather(1, order), place, 0).cummax(dim=1).values
-    start = shifted.gather(1, order).gather(1, last_shift) - 1
-    start = torch.empty_like(start).scatter_(1, order, start)  # back to the order of time
-    return torch.where(reduce, shifted * n_tokens + n_tokens - 1 - start, 0)
-
-
-def bracketing_f1(predicted: Tensor, gold: Tensor, *, root: bool = True) -> Tensor:
-    """Score each row's tree against another tree over the same tokens.
-
-    Two binary trees over n tokens have n - 1 spans each, so precision, recall and F1 are the same number.
-
-    Args:
-        predicted: [R, T] int64. Complete derivations, PAD after the end.
-        gold: [R, T] int64. Likewise.
-        root: Count the span of the whole sentence, which every tree has right.
-
-    Returns:
-        [R] float32, from 0 to 1; 1 where no span counts.
-
-    Raises:
-        ValueError: The shapes differ, or a row's two trees are over different numbers of tokens.
-    """
-    if predicted.shape != gold.shape or predicted.dim() != 2:
-        raise ValueError(
-            f"predicted and gold must both be [R, T], got {tuple(predicted.shape)} and {tuple(gold.shape)}"
-        )
-    n_spans = (predicted == REDUCE).sum(dim=1)  # [R]
-    expected = (gold == REDUCE).sum(dim=1)
-    if not torch.equal(n_spans, expected):
-        row = int((n_spans != expected).nonzero()[0])
-        raise ValueError(
-            f"row {row}: the predicted tree has {int(n_spans[row])} spans, the gold tree "
-            f"{int(expected[row])}; both must be complete derivations over the same tokens"
-        )
-    found = span_keys(predicted)
-    known = span_keys(gold).cummax(dim=1).values  # sorted: keys grow with time, and repeats do no harm
-    at = torch.searchsorted(known, found).clamp_max(known.shape[1] - 1)
-    matched = ((known.gather(1, at) == found) & (found > 0)).sum(dim=1)
-    if not root:  # every tree has it right
-        matched, n_spans = (matched - 1).clamp_min(0), (n_spans - 1).clamp_min(0)
-    return torch.where(n_spans > 0, matched / n_spans.clamp_min(1), 1.0).float()
-
-
-def right_branching(lengths: Tensor, n_steps: int) -> Tensor:
-    """Derive ``( a ( b ( c d ) ) )`` for every row: all tokens are shifted, then reduced.
-
-    Args:
-        lengths: [R] int64.
-        n_steps: T, at least 2n - 1 for the longest row.
-
-    Returns:
-        [R, T] int64, PAD after the end.
-    """
-    step, n = _steps(lengths, n_steps)
-    return _padded(torch.where(step < n, SHIFT, REDUCE), step, n)
-
-
-def left_branching(lengths: Tensor, n_steps: int) -> Tensor:
-    """Derive ``( ( ( a b ) c ) d )`` for every row: every token after the first is reduced at once.
-
-    Args:
-        lengths: [R] int64.
-        n_steps: T, at least 2n - 1 for the longest row.
-
-    Returns:
-        [R, T] int64, PAD after the end.
-    """
-    step, n = _steps(lengths, n_steps)
-    return _padded(torch.where((step % 2 == 1) | (step == 0), SHIFT, REDUCE), step, n)
-
-
-def balanced_trees(lengths: Tensor, n_steps: int) -> Tensor:
-    """Derive the tree split at floor(n / 2) for every row; the loop is over different lengths, not rows.
-
-    Args:
-        lengths: [R] int64.
-        n_steps: T, at least 2n - 1 for the longest row.
-
-    Returns:
-        [R, T] int64, PAD after the end.
-    """
-    table = torch.full(((n_steps + 1) // 2 + 1, n_steps), PAD, dtype=torch.int64)
-    for n in set(lengths.tolist()):
-        table[n, : 2 * n - 1] = torch.tensor(balanced(n, split="floor"))
-    return table.to(lengths.device)[lengths]
-
-
-_BRANCHINGS: dict[Branching, Callable[[Tensor, int], Tensor]] = {
-    "right": right_branching,
-    "left": left_branching,
-    "balanced": balanced_trees,
-}
-
-
-def _steps(lengths: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
-    return torch.arange(n_steps, device=lengths.device).unsqueeze(0), lengths.unsqueeze(1)  # [1, T], [R, 1]
-
-
-def _padded(transitions: Tensor, step: Tensor, n: Tensor) -> Tensor:
-    return torch.where(step < 2 * n - 1, transitions, PAD)

@@ -13,9 +13,9 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
+from rlparse.batched_trees import BRANCHINGS, bracketing_f1
 from rlparse.corpora.corpus import Corpus
 from rlparse_agents.policy_gradient import Iteration, PolicyGradient
-from rlparse_envs.rewards import balanced_trees, bracketing_f1, left_branching, right_branching
 from rlparse_experiments.curves import write_point
 from rlparse_experiments.evaluate import Measured, ParseTable, measure, score_table
 from rlparse_experiments.report.trees import tree_samples
@@ -62,11 +62,7 @@ class BracketingSummary(TrainingCallback):
             batch, transitions = self.last.batch, self.last.transitions
             n_steps = transitions.shape[1]
             record = self.logger.record
-            for name, build in (
-                ("left", left_branching),
-                ("right", right_branching),
-                ("balanced", balanced_trees),
-            ):
+            for name, build in BRANCHINGS.items():
                 f1 = bracketing_f1(transitions, build(batch.lengths, n_steps))
                 record(f"rollout/f1_{name}_nyu", float(f1.mean()))
             parsed = batch.has_gold

@@ -7,24 +7,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from rlparse import PAD, parse_scores, trees
+from rlparse.batched_trees import left_branching, right_branching
 from rlparse.corpora.batching import Batch
 from rlparse_envs.rewards import (
     AccuracyReward,
     BranchingF1Reward,
     GoldF1Reward,
     LogLikelihoodReward,
-    balanced_trees,
-    bracketing_f1,
-    left_branching,
     make_reward,
-    right_branching,
-    span_keys,
 )
+from slow_reference import random_derivations, slow_f1
 
 
 def padded(derivations, n_steps=None):
@@ -47,81 +42,6 @@ def batch_of(gold, n_sides=1):
         has_gold=torch.tensor([d is not None for d in gold]),
         indices=torch.arange(n_examples) + 100,
     )
-
-
-def slow_spans(derivation):
-    """Spans of more than one token, by running the parser with Python lists."""
-    stack, front, found = [], 0, set()
-    for transition in derivation:
-        if transition == 0:
-            stack.append((front, front + 1))
-            front += 1
-        else:
-            right, left = stack.pop(), stack.pop()
-            stack.append((left[0], right[1]))
-            found.add(stack[-1])
-    assert stack == [(0, front)]
-    return found
-
-
-def slow_f1(predicted, gold, root=True):
-    """F1 of one sentence by sets of spans."""
-    n = (len(gold) + 1) // 2
-    left_out = set() if root else {(0, n)}
-    ours, theirs = slow_spans(predicted) - left_out, slow_spans(gold) - left_out
-    return len(ours & theirs) / len(theirs) if theirs else 1.0
-
-
-def random_derivations(rng, lengths):
-    return [
-        trees.uniform_tree(n, rng) if rng.random() < 0.5 else trees.random_merges(n, rng) for n in lengths
-    ]
-
-
-@given(seed=st.integers(0, 2**32 - 1), lengths=st.lists(st.integers(1, 24), min_size=1, max_size=12))
-@pytest.mark.parametrize("root", [True, False])
-def test_f1_agrees_with_sets_of_spans(root, seed, lengths):
-    rng = np.random.default_rng(seed)
-    predicted, gold = random_derivations(rng, lengths), random_derivations(rng, lengths)
-    n_steps = 2 * max(lengths) - 1 + 2 * int(rng.integers(3))  # padding wider than needed changes nothing
-    scores = bracketing_f1(padded(predicted, n_steps), padded(gold, n_steps), root=root)
-    assert scores.dtype == torch.float32
-    expected = [slow_f1(p, g, root) for p, g in zip(predicted, gold, strict=True)]
-    torch.testing.assert_close(scores, torch.tensor(expected, dtype=torch.float32))
-
-
-@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 40))
-def test_span_keys_are_the_spans_in_order_of_creation(seed, n):
-    derivation = trees.uniform_tree(n, np.random.default_rng(seed))
-    keys = span_keys(torch.tensor([derivation]))[0]
-    made = [(n - 1 - key % n, key // n) for key in keys[keys > 0].tolist()]
-    assert made == trees.spans(derivation)
-    assert keys[keys > 0].tolist() == sorted(keys[keys > 0].tolist())
-    assert ((keys > 0) == (torch.tensor(derivation) == 1)).all()
-
-
-def test_f1_of_all_pairs_of_trees_over_five_tokens():
-    def derivations(stack, buffer):
-        if not buffer and stack == 1:
-            yield ()
-        if buffer:
-            yield from ((0, *rest) for rest in derivations(stack + 1, buffer - 1))
-        if stack >= 2:
-            yield from ((1, *rest) for rest in derivations(stack - 1, buffer))
-
-    all_trees = list(derivations(0, 5))
-    assert len(all_trees) == 14
-    pairs = [(p, g) for p in all_trees for g in all_trees]
-    scores = bracketing_f1(torch.tensor([p for p, _ in pairs]), torch.tensor([g for _, g in pairs]))
-    assert scores.tolist() == pytest.approx([slow_f1(p, g) for p, g in pairs])
-    assert all((score == 1.0) == (p == g) for score, (p, g) in zip(scores.tolist(), pairs, strict=True))
-
-
-def test_f1_of_a_long_sentence_needs_no_quadratic_memory():
-    n = 20_000
-    left, right = torch.tensor([trees.left_branching(n)]), torch.tensor([trees.right_branching(n)])
-    assert bracketing_f1(left, left).item() == 1.0
-    assert bracketing_f1(left, right).item() == pytest.approx(1 / (n - 1))
 
 
 def test_gold_f1_is_the_mean_over_the_sentences_of_each_example():
@@ -179,28 +99,6 @@ def test_unknown_convention():
         GoldF1Reward("parseval")
 
 
-def test_f1_of_trees_over_other_tokens():
-    two, three = trees.left_branching(2), trees.left_branching(3)
-    with pytest.raises(ValueError, match=r"row 1: the predicted tree has 1 spans, the gold tree 2"):
-        bracketing_f1(padded([three, two], 5), padded([three, three]))
-    with pytest.raises(ValueError, match=r"must both be \[R, T\], got \(1, 3\) and \(1, 5\)"):
-        bracketing_f1(padded([two]), padded([three]))
-
-
-@pytest.mark.parametrize(
-    ("made", "expected"),
-    [
-        (right_branching, trees.right_branching),
-        (left_branching, trees.left_branching),
-        (balanced_trees, lambda n: trees.balanced(n, "floor")),
-    ],
-)
-def test_trivial_trees_agree_with_those_of_one_sentence(made, expected):
-    lengths = torch.tensor([1, 2, 3, 8, 13, 5, 3])
-    found = made(lengths, 27)
-    assert torch.equal(found, padded([expected(n) for n in lengths.tolist()], 27))
-
-
 @pytest.mark.parametrize("branching", ["right", "left", "balanced"])
 def test_branching_reward_is_one_for_that_tree_only(branching):
     tree = {"right": trees.right_branching, "left": trees.left_branching, "balanced": trees.balanced}
@@ -213,7 +111,7 @@ def test_branching_reward_is_one_for_that_tree_only(branching):
 
 
 def test_unknown_branching():
-    with pytest.raises(ValueError, match="branching must be one of right, left, balanced, got 'up'"):
+    with pytest.raises(ValueError, match="branching must be one of left, right, balanced, got 'up'"):
         BranchingF1Reward("up")
 
 

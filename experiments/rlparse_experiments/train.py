@@ -41,6 +41,7 @@ from rlparse_experiments.config import TrainConfig
 from rlparse_experiments.curves import curves, sync
 from rlparse_experiments.evaluate import parse_records
 from rlparse_experiments.parse_files import write_parses
+from rlparse_experiments.report.plots import plot_run
 from rlparse_experiments.report.tables import console, print_training_results
 from rlparse_experiments.run_folder import RunFolder, new_run, settings_record, task_of
 
@@ -260,6 +261,7 @@ class Training:
             "peak_memory_gib": round(self.peak_memory(), 2),
             "command": command_line(),
         }
+        plot_run(self.folder.metrics_file, self.folder.picture, self.folder.path.name)
         write_json(self.folder.results_file, results)
         return results
 
@@ -367,6 +369,10 @@ def _continue(config: TrainConfig, folder: RunFolder, out: Console) -> Training:
     described["settings"] = settings_record(config)
     described.setdefault("continued", []).append({"iteration": checkpoint.step, "command": command_line()})
     write_json(folder.config_file, described)
+    if (
+        checkpoint.step < training.total_iterations
+    ):  # more epochs were asked for: the run is not done any more
+        folder.results_file.unlink(missing_ok=True)
     out.print(
         f"{folder.path}: going on from iteration {checkpoint.step} of {training.total_iterations}",
         highlight=False,

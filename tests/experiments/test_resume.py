@@ -339,6 +339,7 @@ def test_kill_9_changes_no_number(runs, long_run):
     check_same_run(run, long_run)
 
 
+@pytest.mark.slow
 def test_signals_to_processes_change_no_number(runs, long_run):
     run = runs.folder / "run"
     options, saved = runs.options("run", LONG), 4

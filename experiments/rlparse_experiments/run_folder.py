@@ -5,6 +5,7 @@ corpus.json       labels, sides and files of the corpora
 vocabulary.json   tokens by index
 events…           TensorBoard
 metrics.jsonl     the same curves as text, one line a point
+curves.png        the same as a picture; missing until the run is done
 checkpoints/      see `rlparse.checkpoint`
 parses/           parses of the dev set, in the format that ``rlparse compare`` reads
 results.json      final figures; missing until the run is done
@@ -50,6 +51,11 @@ class RunFolder:
     def metrics_file(self) -> Path:
         """The curves as text."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def picture(self) -> Path:
+        """The curves as a picture."""
+        return self.path / "curves.png"
 
     @property
     def checkpoints(self) -> Path:

@@ -58,7 +58,14 @@ def check_finished(run: Path) -> dict:
     """Whatever trained: all files are there, and all numbers finite."""
     config = json.loads((run / "config.json").read_text())
     assert {"settings", "versions", "command", "commit", "cpus", "device"} <= set(config)
-    for name in ("corpus.json", "vocabulary.json", "metrics.jsonl", "results.json", "parses/dev.jsonl"):
+    for name in (
+        "corpus.json",
+        "vocabulary.json",
+        "metrics.jsonl",
+        "results.json",
+        "parses/dev.jsonl",
+        "curves.png",
+    ):
         assert (run / name).stat().st_size > 0, name
     assert len(list(run.glob("events.out.tfevents.*"))) == 1
     assert not list(run.rglob("*.tmp"))

@@ -127,6 +127,7 @@ def print_training_results(
     path = shlex.quote(str(folder.path))
     example = " ".join(dev.sentence(*sample_sentences(dev, 1)[0]).tokens)
     _print_line(out, f"run:         {folder.path}")
+    _print_line(out, f"picture:     {folder.picture}")
     _print_line(out, f"curves:      tensorboard --logdir {shlex.quote(str(folder.path.parent))}")
     _print_line(out, f"measure:     rlparse evaluate {path}")
     _print_line(out, f"parse:       rlparse parse --run {path} {shlex.quote(example)}")

@@ -77,8 +77,15 @@ def results_table(runs: Sequence[Path]) -> list[str]:
                 shown = " | ".join(f"{100 * scores[c]:.2f}" for c in CONVENTIONS)
                 lines.append(f"| {kind.replace('_', ' ')} | {shown} | {depth:.2f} |")
     lines += ["", "Commands:", "", "```text"]
-    lines += [RunFolder(path).read(RunFolder(path).results_file)["command"] for path in runs]
-    return [*lines, "```"]
+    return [*lines, *map(command_of, runs), "```"]
+
+
+def command_of(path: Path) -> str:
+    """Give the command that made a run, with the threads it used and the commit it ran at."""
+    folder = RunFolder(path)
+    config = folder.read(folder.config_file)
+    commit = (config["commit"] or "unknown")[:9]
+    return f"{config['command']}   # threads {config['settings']['threads']}, commit {commit}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

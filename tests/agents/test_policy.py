@@ -20,7 +20,15 @@ from rlparse.trees import check_derivation
 from rlparse_agents.policy import TrackerPolicy
 from rlparse_agents.rollout import uniform_trees
 from rlparse_envs import BranchingF1Reward, ShiftReduceEnv
-from slow_reference import PAD, all_derivations, derivation_log_prob, padded, plain_batch
+from slow_reference import (
+    PAD,
+    OneSentence,
+    all_derivations,
+    derivation_log_prob,
+    padded,
+    plain_batch,
+    random_derivation,
+)
 
 N_WORDS = 12
 EXAMPLES = [
@@ -362,6 +370,27 @@ def step_through(env: ShiftReduceEnv, index: int, transitions: list[int]) -> lis
     return seen
 
 
+@pytest.mark.parametrize("keep_state", [False, True])
+def test_the_tracker_reads_what_it_reads_one_sentence_at_a_time(player, pairs, keep_state):
+    """Its hidden vector before every step of many parses, not only what it decides."""
+    env, rng = env_of(pairs), torch.Generator().manual_seed(0)
+    reader = player if player.reads == "own" else player._encoder[0]
+    for index in range(len(pairs)):
+        batch = pairs.batch([index])
+        tokens = sentences_of(batch)[0]
+        for _ in range(4):
+            derivation = random_derivation(len(tokens), rng)
+            machine = OneSentence(reader.machine.composition, reader.embedding.weight[tokens], player.tracker)
+            state = None
+            for observation, transition in zip(
+                step_through(env, index, derivation[:-1]), derivation, strict=True
+            ):
+                _, state = player.predict(observation, state if keep_state else None)
+                expected = machine.look().detach()
+                torch.testing.assert_close(torch.from_numpy(state[1][0]), expected, rtol=0, atol=1e-10)
+                machine.take(transition)
+
+
 def same_arrays(a, b) -> bool:
     return all(np.allclose(x, y, rtol=0, atol=1e-12) for x, y in zip(a, b, strict=True))
 
@@ -378,11 +407,12 @@ def test_a_state_that_lags_behind_or_runs_ahead_is_brought_in_line(player, pairs
 
 def test_an_episode_start_drops_the_state(player, pairs):
     env = env_of(pairs)
-    here, there = (step_through(env, index, [0, 0, 0])[-1] for index in (0, 3))
-    _, wrong = player.predict(there, deterministic=True)
-    _, right = player.predict(here, deterministic=True)
-    _, dropped = player.predict(here, wrong, episode_start=np.array([True]), deterministic=True)
-    assert same_arrays(dropped, right)
+    here, there = (step_through(env, index, [0, 0, 0]) for index in (0, 3))
+    _, wrong = player.predict(there[1], deterministic=True)
+    _, right = player.predict(here[3], deterministic=True)
+    for start in (False, True):
+        _, found = player.predict(here[3], wrong, episode_start=np.array([start]), deterministic=True)
+        assert same_arrays(found, right) == start
 
 
 def test_predicting_leaves_the_state_it_was_given_alone(player, pairs):

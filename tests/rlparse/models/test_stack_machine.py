@@ -342,6 +342,17 @@ def test_single_precision_and_frozen_embeddings(tracker_size):
 
 
 @pytest.mark.parametrize("tracker_size", [0, H])
+def test_backward_leaves_the_gradient_it_is_given_alone(tracker_size):
+    """It may be another node's too."""
+    machine = build("tree_lstm", tracker_size=tracker_size)
+    table = encode(machine, *sentences()).table
+    given = torch.randn_like(table)
+    kept = given.clone()
+    table.backward(given)
+    assert torch.equal(given, kept)
+
+
+@pytest.mark.parametrize("tracker_size", [0, H])
 def test_double_backward_is_refused(tracker_size):
     machine = build("tree_lstm", tracker_size=tracker_size)
     derivations, embeddings = sentences()

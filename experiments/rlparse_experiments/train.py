@@ -261,8 +261,8 @@ class Training:
             "peak_memory_gib": round(self.peak_memory(), 2),
             "command": command_line(),
         }
-        plot_run(self.folder.metrics_file, self.folder.picture, self.folder.path.name)
         write_json(self.folder.results_file, results)
+        plot_run(self.folder.metrics_file, self.folder.picture, self.folder.path.name)
         return results
 
 
@@ -369,9 +369,8 @@ def _continue(config: TrainConfig, folder: RunFolder, out: Console) -> Training:
     described["settings"] = settings_record(config)
     described.setdefault("continued", []).append({"iteration": checkpoint.step, "command": command_line()})
     write_json(folder.config_file, described)
-    if (
-        checkpoint.step < training.total_iterations
-    ):  # more epochs were asked for: the run is not done any more
+    # If more epochs were asked for, the run is not done any more.
+    if checkpoint.step < training.total_iterations:
         folder.results_file.unlink(missing_ok=True)
     out.print(
         f"{folder.path}: going on from iteration {checkpoint.step} of {training.total_iterations}",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from rlparse_experiments import train
 from rlparse_experiments.cli import main
 
 # What every tiny run has unless a test says otherwise: 10 iterations, and no two intervals that fall together.
@@ -138,6 +139,15 @@ def write_snli(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plot_run() -> Iterator[Callable[[Path, Path, str], None]]:
+    """Draw no picture, which takes longer than a tiny run; give what would draw one."""
+    original = train.plot_run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "plot_run", lambda metrics, picture, title: picture.write_text(title))
+        yield original
 
 
 @pytest.fixture(autouse=True)

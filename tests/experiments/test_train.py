@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from rlparse.checkpoint import load_checkpoint
 from rlparse.parse_scores import score_parses
 from rlparse_agents.policy_gradient import PolicyGradient
-from rlparse_experiments import callbacks
+from rlparse_experiments import callbacks, train
 from rlparse_experiments.cli import main
 from rlparse_experiments.config import TrainConfig
 from rlparse_experiments.layered_config import apply_settings, settings_from_mapping
@@ -263,6 +263,13 @@ def test_stored_figures_follow_from_the_stored_parses(logic_run):
     for convention in ("nyu", "prpn", "evalb"):
         f1 = score_parses(ours, gold, words, convention).f1
         assert results["parses"]["against_gold"]["learned"][convention] == pytest.approx(f1)
+
+
+def test_the_curves_are_also_a_picture(runs, monkeypatch, plot_run, capsys):
+    monkeypatch.setattr(train, "plot_run", plot_run)
+    run = runs.train("run", SHORT)
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert f"picture:     {run}/curves.png\n" in capsys.readouterr().out
 
 
 def test_every_evaluation_is_a_point_where_it_happened(logic_run):

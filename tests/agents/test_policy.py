@@ -378,7 +378,7 @@ def test_the_tracker_reads_what_it_reads_one_sentence_at_a_time(player, pairs, k
     for index in range(len(pairs)):
         batch = pairs.batch([index])
         tokens = sentences_of(batch)[0]
-        for _ in range(4):
+        for _ in range(2):
             derivation = random_derivation(len(tokens), rng)
             machine = OneSentence(reader.machine.composition, reader.embedding.weight[tokens], player.tracker)
             state = None

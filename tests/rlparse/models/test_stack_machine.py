@@ -244,12 +244,12 @@ def test_one_token_sentences(tracker_size):
     assert unused is None or not unused.any()
 
 
-@pytest.mark.parametrize(("tracker_size", "n"), [(0, 1000), (H, 100)])
+@pytest.mark.parametrize(("tracker_size", "n"), [(0, 1000), (H, 60)])
 def test_long_chains(tracker_size, n):
     """No recursion limit: values and gradients of left and right chains of a thousand tokens."""
     machine = build("tree_rnn", tracker_size=tracker_size)
-    derivations = [left_branching(n), right_branching(n), balanced(n)]
-    embeddings = torch.randn(3, n, E, dtype=torch.float64)
+    derivations = [left_branching(n), right_branching(n)]
+    embeddings = torch.randn(2, n, E, dtype=torch.float64)
     fast = values_and_gradients(machine, derivations, embeddings)
     slow = slow_values_and_gradients(machine, derivations, embeddings)
     assert_same(fast[0], slow[0])

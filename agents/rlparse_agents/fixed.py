@@ -107,7 +107,5 @@ class FixedTreePolicy(ParsingPolicy):
             )
         history = observation["transitions"].long()
         count = (history != PAD).sum(1, keepdim=True)
-        whole = BRANCHINGS[self.kind](
-            observation["length"].long().flatten(), history.shape[1]
-        )
+        whole = BRANCHINGS[self.kind](observation["length"].long().flatten(), history.shape[1])
         return whole.gather(1, count).squeeze(1)

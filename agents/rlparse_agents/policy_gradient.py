@@ -29,7 +29,7 @@ from rlparse_agents.fixed import FixedTreePolicy
 from rlparse_agents.losses import mean_over_free, policy_gradient_loss
 from rlparse_agents.parsing_policy import LearningPolicy, ParsingPolicy
 from rlparse_agents.policy import TrackerPolicy
-from rlparse_envs.rewards import Reward
+from rlparse_envs.rewards import ModelReward, Reward
 
 
 class Iteration(NamedTuple):
@@ -172,6 +172,11 @@ class PolicyGradient(BaseAlgorithm):
         self.corpus: Corpus = self.env.get_attr("corpus")[0]
         self.reward: Reward = self.env.get_attr("reward")[0]
         self.model: NLIModel | None = self.env.get_attr("model")[0]
+        if isinstance(self.reward, ModelReward) and self.reward.model is not self.model:
+            raise ValueError(
+                "the environment's reward judges by another model than the environment's own, which is the one that is "
+                "trained; build the reward with the model that you pass to ShiftReduceEnv"
+            )
         trains = self.model is not None if self.train_encoder is None else self.train_encoder
         if trains and self.model is None:
             raise ValueError(

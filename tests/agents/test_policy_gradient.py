@@ -27,7 +27,7 @@ from rlparse_agents.fixed import FixedTreePolicy
 from rlparse_agents.policy import TrackerPolicy
 from rlparse_agents.policy_gradient import PolicyGradient, TransitionBar
 from rlparse_envs import BranchingF1Reward, ShiftReduceEnv
-from rlparse_envs.rewards import Reward
+from rlparse_envs.rewards import AccuracyReward, Reward
 
 ALWAYS = {
     "rollout/reward",
@@ -720,6 +720,12 @@ def test_a_gradient_that_is_not_finite_changes_no_weights(pairs, whose, bad):
 def test_options_that_do_not_fit(pairs, options, message):
     with pytest.raises(ValueError, match=message):
         agent_of(pairs, **options)
+
+
+def test_the_reward_must_ask_the_model_that_is_trained(pairs):
+    reward = AccuracyReward(model_of(pairs))
+    with pytest.raises(ValueError, match="judges by another model than the environment's own"):
+        agent_of(pairs, reward=reward, model=model_of(pairs))
 
 
 def test_a_policy_must_parse_whole_batches(pairs):

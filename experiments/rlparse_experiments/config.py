@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 ParserKind = Literal["tracker", "left", "right", "balanced", "random", "gold", "gold_or_right"]
 CompositionName = Literal["tree_rnn", "tree_lstm", "gated"]
@@ -34,7 +36,7 @@ class CorpusConfig:
     """Tokens seen less often in training become the unknown token."""
     lowercase: bool = False
     """Merge tokens that differ in case only."""
-    skip_bad_lines: bool = False
+    skip_bad_lines: Annotated[bool, tyro.conf.arg(aliases=["--skip-bad-lines"])] = False
     """Skip, count and list malformed lines instead of stopping at the first."""
     cache: Path | None = None
     """Folder of the memory-mapped corpora, keyed by content; None takes the user's cache folder."""

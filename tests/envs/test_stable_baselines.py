@@ -78,7 +78,7 @@ def test_ppo_learns_right_branching_trees_from_features():
     agent = PPO("MlpPolicy", envs, **settings, seed=1, device="cpu")
     evaluation = make_vec_env(make, 1, seed=1)
     before, _ = evaluate_policy(agent, evaluation, 50)
-    agent.learn(6144)
+    agent.learn(10_240)
     after, _ = evaluate_policy(agent, evaluation, 50)
     assert before < 0.75
     assert after > 0.95

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
 import numpy as np
@@ -14,16 +13,10 @@ from gymnasium import spaces
 from torch import Tensor
 
 from rlparse import PAD
-from rlparse.corpora.batching import Batch
 from rlparse.corpora.corpus import Corpus
-from rlparse.corpora.examples import Example, Sentence
-from rlparse.corpora.logic import embedded_logic
-from rlparse.corpora.tokenizer import tokenize
 from rlparse.transitions import ParserState, Transition
-from rlparse.trees import parse_binary
-from rlparse.vocabulary import Vocabulary
+from rlparse_envs.game import TYPED, Game, Order, Played, parse_texts, roles
 from rlparse_envs.observations import (
-    GameSize,
     ObservationName,
     ObserverFactory,
     Situation,
@@ -31,51 +24,12 @@ from rlparse_envs.observations import (
     make_observer,
 )
 from rlparse_envs.rendering import bracketed, render_parser
-from rlparse_envs.rewards import (
-    AccuracyReward,
-    BranchingF1Reward,
-    GoldF1Reward,
-    LogLikelihoodReward,
-    ModelReward,
-    Reward,
-    RewardName,
-    make_reward,
-)
+from rlparse_envs.rewards import GoldF1Reward, Reward, RewardName
 
 if TYPE_CHECKING:
     from rlparse.models.nli_model import NLIModel
 
-Order = Literal["random", "sequential"]
 RenderMode = Literal["ansi", "human"]
-
-EMBEDDED_EXAMPLES = 1000
-TYPED = -1
-"""Stands where the index of a corpus example would, for an example that was typed in."""
-
-_OPTIONS = ("example", "sentences", "label")
-_ROLES = {1: ("sentence",), 2: ("premise", "hypothesis")}
-
-
-@functools.cache
-def embedded_corpus() -> Corpus:
-    """Generate the corpus of an environment that is given none: pairs of formulas, the same every time."""
-    return embedded_logic(EMBEDDED_EXAMPLES, 1, 1, seed=0)[0]
-
-
-class _Played(NamedTuple):
-    """The example of the current episode.
-
-    Attributes:
-        position: In the corpus, or TYPED.
-        sentences: Its words, with gold parses where known.
-        label: None for a typed example without one.
-        batch: The same as one-example tensors.
-    """
-
-    position: int
-    sentences: tuple[Sentence, ...]
-    label: str | None
-    batch: Batch
 
 
 class ShiftReduceEnv(gymnasium.Env[Any, np.int64]):
@@ -185,50 +139,16 @@ class ShiftReduceEnv(gymnasium.Env[Any, np.int64]):
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode must be ansi, human or None, got {render_mode!r}")
-        if order not in ("random", "sequential"):
-            raise ValueError(f"order must be random or sequential, got {order!r}")
         self.render_mode = render_mode
-        self.order = order
-        self.reward = make_reward(reward, model)
-        self.reward_name = reward if isinstance(reward, str) else _name_of(reward)
-        self.model = model
-        self.corpus = _with_vocabulary(embedded_corpus() if corpus is None else corpus, model)
-        longest = self.corpus.lengths.max(axis=1)  # [n]
-        self.max_tokens = int(longest.max()) if max_tokens is None else max_tokens
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
-        self._eligible = self._find_eligible(longest)
-        if model is not None:
-            _check_fit(model, self.corpus, len(self._vocabulary))
-        size = GameSize(self.max_tokens, self.corpus.n_sides, len(self._vocabulary))
-        self.observer = make_observer(observation, size, model)
+        self.game = Game(corpus, reward=reward, model=model, order=order, max_tokens=max_tokens)
+        self.corpus, self.model, self.reward = self.game.corpus, self.game.model, self.game.reward
+        self.max_tokens = self.game.max_tokens
+        self.observer = make_observer(observation, self.game.size, model)
         self.observation_space = self.observer.space
         self.action_space: spaces.Discrete = spaces.Discrete(len(Transition))
         self._position = 0
-        self._played: _Played | None = None
+        self._played: Played | None = None
         self._reward_of_episode = 0.0
-
-    @property
-    def _vocabulary(self) -> Vocabulary:
-        assert self.corpus.vocabulary is not None
-        return self.corpus.vocabulary
-
-    def _find_eligible(self, longest: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Positions of the examples that may be drawn."""
-        short = longest <= self.max_tokens
-        if not short.any():
-            raise ValueError(
-                f"corpus {self.corpus.name!r} has no example with at most max_tokens={self.max_tokens} "
-                f"tokens a sentence; the shortest needs {int(longest.min())}"
-            )
-        if isinstance(self.reward, GoldF1Reward):
-            short &= self.corpus.has_gold.all(axis=1)
-            if not short.any():
-                raise ValueError(
-                    f"reward 'gold_f1' needs gold parses, but corpus {self.corpus.name!r} has no example "
-                    f"with one for every sentence and at most {self.max_tokens} tokens a sentence"
-                )
-        return np.flatnonzero(short)
 
     def reset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -243,7 +163,7 @@ class ShiftReduceEnv(gymnasium.Env[Any, np.int64]):
         super().reset(seed=seed)
         if seed is not None:
             self._position = 0
-        self._played = self._choose(dict(options or {}))
+        self._played = self.game.asked_for(options) or self._next()
         self._finished: list[ParserState] = []
         self._n_illegal = 0
         self._start_sentence(0)
@@ -251,103 +171,15 @@ class ShiftReduceEnv(gymnasium.Env[Any, np.int64]):
             self._print()
         return self._observe(), self._info(illegal=False) | self._about_example()
 
-    def _choose(self, options: dict[str, Any]) -> _Played:
-        """Draw an example, or take the one asked for."""
-        unknown = [key for key in options if key not in _OPTIONS]
-        if unknown:
-            raise ValueError(f"reset options are {', '.join(_OPTIONS)}; got {', '.join(map(repr, unknown))}")
-        if "sentences" in options:
-            if "example" in options:
-                raise ValueError("reset options name either an example of the corpus or sentences, got both")
-            return self._typed(options["sentences"], options.get("label"))
-        if "label" in options:
-            raise ValueError("reset option 'label' belongs to 'sentences', which are missing")
-        if "example" in options:
-            return self._corpus_example(self._asked_for(options["example"]))
-        if self.order == "sequential":
-            index = int(self._eligible[self._position % len(self._eligible)])
+    def _next(self) -> Played:
+        """Draw an example, or take the next one."""
+        eligible = self.game.eligible
+        if self.game.order == "sequential":
+            index = int(eligible[self._position % len(eligible)])
             self._position += 1
         else:
-            index = int(self._eligible[self.np_random.integers(len(self._eligible))])
-        return self._corpus_example(index)
-
-    def _asked_for(self, index: Any) -> int:
-        """Check the position of an example that the caller chose."""
-        if isinstance(index, bool) or not isinstance(index, (int, np.integer)):
-            raise ValueError(f"reset option 'example' must be a position in the corpus (int), got {index!r}")
-        position = int(index)
-        if not 0 <= position < len(self.corpus):
-            raise IndexError(
-                f"reset option 'example' must be from 0 to {len(self.corpus) - 1} in corpus "
-                f"{self.corpus.name!r}, got {position}"
-            )
-        if position not in self._eligible:
-            lengths = self.corpus.lengths[position]
-            why = (
-                f"it has {int(lengths.max())} tokens in a sentence, max_tokens is {self.max_tokens}"
-                if lengths.max() > self.max_tokens
-                else "reward 'gold_f1' needs a gold parse of every sentence"
-            )
-            raise ValueError(f"example {position} of corpus {self.corpus.name!r} cannot be played: {why}")
-        return position
-
-    def _corpus_example(self, index: int) -> _Played:
-        sentences, label = self.corpus.example(index)
-        return _Played(index, sentences, label, self.corpus.batch([index]))
-
-    def _typed(self, texts: Any, label: str | None) -> _Played:
-        """Read an example that the caller typed."""
-        n_sides, labels = self.corpus.n_sides, self.corpus.labels
-        if (
-            isinstance(texts, str)
-            or not isinstance(texts, Sequence)
-            or not all(isinstance(t, str) for t in texts)
-        ):
-            raise ValueError(f"reset option 'sentences' must be a list of {n_sides} texts, got {texts!r}")
-        if len(texts) != n_sides:
-            raise ValueError(
-                f"reset option 'sentences' must have {n_sides} ({' and '.join(_roles(n_sides))}) in corpus "
-                f"{self.corpus.name!r}, got {len(texts)}"
-            )
-        if label is None and isinstance(self.reward, ModelReward):
-            raise ValueError(
-                f"reward {self.reward_name!r} needs the right class of typed sentences: "
-                f"reset option 'label', one of {', '.join(labels)}"
-            )
-        if label is not None and label not in labels:
-            raise ValueError(f"reset option 'label' must be one of {', '.join(labels)}, got {label!r}")
-        sentences = tuple(self._read(text, role) for text, role in zip(texts, _roles(n_sides), strict=True))
-        example = Example(sentences, labels[0] if label is None else label)
-        corpus = Corpus.from_examples([example], labels=labels, name="typed").with_vocabulary(
-            self._vocabulary
-        )
-        batch = corpus.batch([0])._replace(indices=torch.tensor([TYPED]))
-        return _Played(TYPED, sentences, label, batch)
-
-    def _read(self, text: str, role: str) -> Sentence:
-        """Turn a typed text into a sentence, with its gold parse if it has brackets."""
-        words = tuple(text.split())
-        if not words:
-            raise ValueError(f"the {role} has no words: {text!r}")
-        if words[0] == "(" and words[-1] == ")":
-            sentence = Sentence(*parse_binary(text))
-        elif all(word in self._vocabulary for word in words):
-            sentence = Sentence(words)
-        else:
-            sentence = Sentence(tuple(tokenize(text)))
-        if len(sentence.tokens) == 1:  # there is only one tree over one word
-            sentence = sentence._replace(transitions=(int(Transition.SHIFT),))
-        if len(sentence.tokens) > self.max_tokens:
-            raise ValueError(
-                f"the {role} has {len(sentence.tokens)} tokens, this environment takes {self.max_tokens}; "
-                f"make it with max_tokens={len(sentence.tokens)} or more"
-            )
-        if sentence.transitions is None and isinstance(self.reward, GoldF1Reward):
-            raise ValueError(
-                f"reward 'gold_f1' needs a gold parse, but the {role} has none: type it in brackets, such as "
-                "'( ( a man ) sleeps )', or use another reward"
-            )
-        return sentence
+            index = int(eligible[self.np_random.integers(len(eligible))])
+        return self.game.example(index)
 
     def _start_sentence(self, side: int) -> None:
         """Fill the buffer with one sentence of the example."""
@@ -414,49 +246,23 @@ class ShiftReduceEnv(gymnasium.Env[Any, np.int64]):
         lengths = tuple(len(sentence.tokens) for sentence in self._played.sentences)
         return {"example": self._played.position, "lengths": lengths, "label": self._played.label}
 
-    def _judge(self, played: _Played) -> tuple[float, dict[str, Any]]:
+    def _judge(self, played: Played) -> tuple[float, dict[str, Any]]:
         """Give the finished episode its reward, and tell what it is made of."""
         transitions = _derivations(self._finished, played.batch.tokens.shape[1])
+        verdict = self.game.judge(played.batch, transitions)
+        reward = float(verdict.rewards[0])
         outcome: dict[str, Any] = {}
-        parts: dict[str, float] = {}
-        with torch.no_grad():
-            if isinstance(self.reward, ModelReward):
-                logits = self.reward.logits(played.batch, transitions)
-                labels = played.batch.labels.to(logits.device)
-                values = self.reward.from_logits(logits, labels)
-                accuracy = AccuracyReward.from_logits(logits, labels).item()
-                parts["accuracy"] = accuracy
-                parts["log_likelihood"] = LogLikelihoodReward.from_logits(logits, labels).item()
-                outcome["prediction"] = self.corpus.labels[int(logits[0].argmax())]
-                outcome["is_success"] = accuracy == 1.0
-            else:
-                values = self.reward(played.batch, transitions)
-            reward = self._checked(values)
-            if isinstance(self.reward, (GoldF1Reward, BranchingF1Reward)):
-                outcome["is_success"] = reward == 1.0
-            if self.reward_name != "gold_f1" and bool(played.batch.has_gold.all()):
-                parts["gold_f1"] = GoldF1Reward()(played.batch, transitions).item()
-        parts[self.reward_name] = reward
+        if verdict.predictions is not None:
+            outcome["prediction"] = self.corpus.labels[int(verdict.predictions[0])]
+        if verdict.successes is not None:
+            outcome["is_success"] = bool(verdict.successes[0])
+        parts = {name: float(values[0]) for name, values in verdict.model_parts.items()}
+        if self.game.reward_name != "gold_f1" and bool(played.batch.has_gold.all()):
+            parts["gold_f1"] = GoldF1Reward()(played.batch, transitions).item()
+        parts[self.game.reward_name] = reward
         derivations = tuple(tuple(map(int, parser.transitions)) for parser in self._finished)
-        words = [sentence.tokens for sentence in played.sentences]
-        outcome |= {
-            "derivations": derivations,
-            "parses": tuple(bracketed(w, d) for w, d in zip(words, derivations, strict=True)),
-            "gold_parses": tuple(
-                None if gold is None else bracketed(tokens, gold) for tokens, gold, _ in played.sentences
-            ),
-            "reward_parts": parts,
-        }
+        outcome |= parse_texts(played.sentences, derivations) | {"reward_parts": parts}
         return reward, outcome | self._about_example()
-
-    def _checked(self, values: Any) -> float:
-        """Take the reward of the only example out of what a reward returned."""
-        if not isinstance(values, Tensor) or values.shape != (1,):
-            found = f"a tensor {tuple(values.shape)}" if isinstance(values, Tensor) else f"{values!r}"
-            raise ValueError(f"reward {self.reward_name!r} must return a tensor [B], here [1], got {found}")
-        if not bool(values.isfinite().all()):
-            raise ValueError(f"reward {self.reward_name!r} must be finite, got {values.item()}")
-        return float(values.item())
 
     def render(self) -> str | None:
         """Draw the parser: returned as text in mode "ansi"; in mode "human" it has been printed already."""
@@ -476,54 +282,21 @@ class ShiftReduceEnv(gymnasium.Env[Any, np.int64]):
             raise gymnasium.error.ResetNeeded("there is nothing to draw before the first reset()")
         position, sentences, label, _ = self._played
         parser, tokens, _, side = self._situation
-        roles = _roles(len(sentences))
+        names = roles(len(sentences))
         name = "typed example" if position == TYPED else f"{self.corpus.name} {position}"
         about = [name] if label is None else [name, f"label {label}"]
-        lines = [" · ".join((*about, roles[side], f"step {parser.step} of {2 * parser.n_tokens - 1}"))]
+        lines = [" · ".join((*about, names[side], f"step {parser.step} of {2 * parser.n_tokens - 1}"))]
         for earlier in range(side):
             parse = bracketed(sentences[earlier].tokens, self._finished[earlier].transitions)
-            lines.append(f"{roles[earlier]}  {parse}")
+            lines.append(f"{names[earlier]}  {parse}")
         lines += ["", render_parser(parser, tokens)]
         if parser.is_terminal:
             lines.append("")
-            for sentence, role in zip(sentences, roles, strict=True):
+            for sentence, role in zip(sentences, names, strict=True):
                 if sentence.transitions is not None:
                     lines.append(f"gold {role}  {bracketed(sentence.tokens, sentence.transitions)}")
-            lines.append(f"reward  {self.reward_name} {self._reward_of_episode:.4f}")
+            lines.append(f"reward  {self.game.reward_name} {self._reward_of_episode:.4f}")
         return "\n".join(lines)
-
-
-def _name_of(reward: Reward) -> str:
-    """Give a callable's own name, for ``reward_parts`` and messages."""
-    return str(getattr(reward, "__name__", type(reward).__name__))
-
-
-def _roles(n_sides: int) -> tuple[str, ...]:
-    return _ROLES.get(n_sides) or tuple(f"sentence {side + 1}" for side in range(n_sides))
-
-
-def _with_vocabulary(corpus: Corpus, model: NLIModel | None) -> Corpus:
-    """Return the corpus with a vocabulary: its own words, unless a model has to understand the indices."""
-    if corpus.vocabulary is not None:
-        return corpus
-    if model is not None:
-        raise ValueError(
-            f"corpus {corpus.name!r} has to share the model's vocabulary: pass "
-            "corpus.with_vocabulary(vocabulary)"
-        )
-    return corpus.with_vocabulary(Vocabulary.build(corpus.token_counts()))
-
-
-def _check_fit(model: NLIModel, corpus: Corpus, n_types: int) -> None:
-    """Raise unless the model was built for examples like those of the corpus."""
-    pairs = {
-        "vocabulary entries": (model.embedding.num_embeddings, n_types),
-        "classes": (model.head.classify.out_features, len(corpus.labels)),
-        "sentences per example": (model.n_sides, corpus.n_sides),
-    }
-    wrong = [f"{has} {what}, corpus {needs}" for what, (has, needs) in pairs.items() if has != needs]
-    if wrong:
-        raise ValueError(f"the model does not fit corpus {corpus.name!r}: model {'; model '.join(wrong)}")
 
 
 def _derivations(parsers: Sequence[ParserState], n_tokens: int) -> Tensor:

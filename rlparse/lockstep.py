@@ -7,6 +7,7 @@ node N + j. Environment, rollout and stack machine all read the state from here;
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -230,15 +231,17 @@ def mean_depth(trace: Trace) -> Tensor:
     Returns:
         [R] float32; 0 for sentences of one token.
     """
-    rows, n_inner = trace.steps.shape
+    n_inner = trace.steps.shape[1]
     n_tokens = n_inner + 1
-    sizes = torch.zeros(rows, 2 * n_tokens - 1, device=trace.lengths.device)
-    sizes[:, :n_tokens] = 1.0
-    exists = trace.steps >= 0
-    for j in range(n_inner):  # children are made before their parent
-        size = sizes.gather(1, trace.children[:, j].clamp_min(0)).sum(1)
-        sizes[:, n_tokens + j] = torch.where(exists[:, j], size, 0.0)
-    return sizes[:, n_tokens:].sum(1) / trace.lengths
+    # Every node's leftmost leaf, by following left children twice as far each time; leaves point to themselves.
+    leaves = torch.arange(n_tokens, device=trace.lengths.device).expand(len(trace.lengths), -1)
+    leftmost = torch.cat((leaves, trace.children[:, :, 0].clamp_min(0)), dim=1)
+    for _ in range(n_inner.bit_length()):
+        leftmost = leftmost.gather(1, leftmost)
+    # The j-th REDUCE at step t covers what was shifted until then, t - j tokens, from its leftmost leaf on.
+    number = torch.arange(n_inner, device=trace.lengths.device)
+    sizes = trace.steps - number - leftmost[:, n_tokens:]
+    return torch.where(trace.steps >= 0, sizes, 0).sum(1) / trace.lengths
 
 
 def _check(transitions: Tensor, lengths: Tensor) -> None:
@@ -299,3 +302,19 @@ def catalan_logits(state_sizes: Tensor, buffer_sizes: Tensor) -> Tensor:
     shift = ((s + 1) * b) / (s * (2 * b + s - 1)).clamp_min(1.0)
     shift = torch.where(free, shift, torch.full_like(shift, 0.5))
     return torch.log1p(-shift) - torch.log(shift)
+
+
+def catalan_table(n_tokens: int, device: torch.device | str = "cpu") -> Tensor:
+    """Tabulate `catalan_logits` for sentences of at most N tokens.
+
+    Returns:
+        [W, W] float32, W > N a power of two: by stack size, then buffer size. One tensor for all that ask; do not write
+        to it.
+    """
+    return _catalan_table(1 << n_tokens.bit_length(), torch.device(device))
+
+
+@lru_cache(maxsize=8)
+def _catalan_table(width: int, device: torch.device) -> Tensor:
+    sizes = torch.arange(width, device=device)
+    return catalan_logits(sizes.unsqueeze(1).expand(width, width), sizes.expand(width, width))

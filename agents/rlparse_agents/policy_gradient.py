@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, ClassVar, NamedTuple, Self
 
 import gymnasium
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlparse import lockstep
+from rlparse.corpora.batch_stream import BatchStream
 from rlparse.corpora.batching import Batch, BatchOrder
 from rlparse.corpora.corpus import Corpus
 from rlparse.errors import NonFiniteLossError
@@ -188,6 +190,7 @@ class PolicyGradient(BaseAlgorithm):
         seed = 0 if self.seed is None else self.seed
         self.generator = torch.Generator(device=self.device).manual_seed(seed)
         self.order = BatchOrder(self.corpus.lengths, self.batch_size, seed=seed)
+        self.batches = BatchStream(self.corpus, self.order, repeats=self.n_parses, device=self.device)
         policy = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
@@ -246,15 +249,16 @@ class PolicyGradient(BaseAlgorithm):
         )
         callbacks.on_training_start(locals(), globals())
         going = True
-        while going and self.num_timesteps < total_timesteps:
-            callbacks.on_rollout_start()
-            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
-            self._iterate()
-            callbacks.update_locals(locals())
-            going = callbacks.on_step()
-            if self.n_iterations % self.log_interval == 0:
-                self.dump_logs()
-            callbacks.on_rollout_end()
+        with closing(self.batches):
+            while going and self.num_timesteps < total_timesteps:
+                callbacks.on_rollout_start()
+                self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+                self._iterate()
+                callbacks.update_locals(locals())
+                going = callbacks.on_step()
+                if self.n_iterations % self.log_interval == 0:
+                    self.dump_logs()
+                callbacks.on_rollout_end()
         callbacks.on_training_end()
         return self
 
@@ -262,7 +266,7 @@ class PolicyGradient(BaseAlgorithm):
         """Sample, encode, reward and update once."""
         start = time.perf_counter()
         K = self.n_parses
-        batch = self.corpus.batch(self.order.next_indices()).to(self.device).repeat(K)
+        batch = next(self.batches)
         self.policy.set_training_mode(True)
         transitions = self.policy.derive(batch, generator=self.generator)
         trace = lockstep.trace(transitions, batch.lengths)
@@ -282,6 +286,7 @@ class PolicyGradient(BaseAlgorithm):
         record("rollout/depth", float(lockstep.mean_depth(trace).mean()))
         record("time/examples_per_second", batch.n_examples / K / seconds)
         record("time/transitions_per_second", taken / seconds)
+        record("time/data_wait", self.batches.seconds_waited / seconds)
 
     def _update_encoder(self, batch: Batch, trace: Trace) -> Tensor | None:
         """Set the gradient of the cross-entropy over all sampled parses, and give the logits without dropout."""
@@ -386,6 +391,7 @@ class PolicyGradient(BaseAlgorithm):
             "reward",
             "model",
             "order",
+            "batches",
             "generator",
             "last_iteration",
         ]

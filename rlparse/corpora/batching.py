@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,8 +58,52 @@ class Batch(NamedTuple):
         return Batch(*(field.repeat_interleave(k, dim=0) for field in self))
 
     def to(self, device: torch.device | str) -> Batch:
-        """Copy to ``device`` what is not there yet."""
-        return Batch(*(field.to(device, non_blocking=True) for field in self))
+        """Copy to ``device`` what is not there yet; to a GPU in one piece, without waiting for it.
+
+        A copy is asynchronous only from pinned memory, so all fields go through one buffer of that. On the
+        GPU they are views of one tensor.
+        """
+        device = torch.device(device)
+        if device.type != "cuda" or self.tokens.device.type != "cpu":
+            return Batch(*(field.to(device, non_blocking=True) for field in self))
+        packed = pack(self, pin_memory=True)
+        return Batch(*unpack(packed.to(device, non_blocking=True), like=self))
+
+
+_ALIGNMENT = 16
+"""Bytes; enough for a field of any type to start at."""
+
+
+def pack(fields: Sequence[Tensor], *, pin_memory: bool) -> Tensor:
+    """Put the bytes of several tensors, all in main memory, one after the other into a buffer.
+
+    Args:
+        fields: Of any shapes and types.
+        pin_memory: Make the buffer one that a GPU can read by itself.
+
+    Returns:
+        [bytes] uint8. Each field starts at a multiple of 16.
+    """
+    size = sum(_extent(field) for field in fields)
+    buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pin_memory)
+    for place, field in zip(unpack(buffer, like=fields), fields, strict=True):
+        place.copy_(field)
+    return buffer
+
+
+def unpack(buffer: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """View the fields in a buffer that `pack` has made of tensors with the shapes and types of ``like``."""
+    views, start = [], 0
+    for field in like:
+        end = start + field.numel() * field.element_size()
+        views.append(buffer[start:end].view(field.dtype).view(field.shape))
+        start += _extent(field)
+    return views
+
+
+def _extent(field: Tensor) -> int:
+    """Bytes from the start of a field to the start of the next one."""
+    return math.ceil(field.numel() * field.element_size() / _ALIGNMENT) * _ALIGNMENT
 
 
 class BatchOrder:
@@ -179,7 +223,21 @@ class BatchOrder:
                 f"the stored batch order is at epoch {state['epoch']}, batch {state['position']}; "
                 f"an epoch has batches 0 to {self.batches_per_epoch - 1}"
             )
-        self.epoch, self.position, self._batches = state["epoch"], state["position"], None
+        self.move_to(state["epoch"], state["position"])
+
+    def move_to(self, epoch: int, position: int) -> None:
+        """Go to a batch of an epoch.
+
+        Raises:
+            ValueError: There is no such batch.
+        """
+        if epoch < 0 or not 0 <= position < self.batches_per_epoch:
+            raise ValueError(
+                f"an epoch has batches 0 to {self.batches_per_epoch - 1}, asked for batch {position} of epoch {epoch}"
+            )
+        if epoch != self.epoch:
+            self._batches = None
+        self.epoch, self.position = epoch, position
 
 
 def sequential_batches(lengths: npt.NDArray[np.integer], batch_size: int) -> Iterator[IntArray]:

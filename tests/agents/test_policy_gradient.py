@@ -34,6 +34,7 @@ ALWAYS = {
     "rollout/depth",
     "time/examples_per_second",
     "time/transitions_per_second",
+    "time/data_wait",
     "time/iterations",
     "time/epochs",
     "time/total_timesteps",

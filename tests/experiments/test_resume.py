@@ -23,7 +23,7 @@ from rlparse_experiments import callbacks, train
 from rlparse_experiments.cli import main
 
 MEASURED = ("seconds", "peak_memory_gib", "command")
-SPEEDS = ("time/examples_per_second", "time/transitions_per_second")
+SPEEDS = ("time/examples_per_second", "time/transitions_per_second", "time/data_wait")
 ITERATIONS = (
     10  # of the tiny run: points at 4, 8 and 10, evaluations at 5 and 10, checkpoints at 0, 3, 6, 9 and 10
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlparse.corpora.batching import Batch, BatchOrder, padding_share, sequential_batches
+from rlparse.corpora.batching import Batch, BatchOrder, pack, padding_share, sequential_batches, unpack
 from rlparse.errors import CheckpointError
 
 
@@ -148,6 +148,55 @@ def test_repeated_examples_stay_together_on_every_side():
 
 def test_a_batch_moves_to_a_device():
     assert all(field.device.type == "meta" for field in make_batch().to("meta"))
+
+
+def test_packed_fields_are_what_they_were():
+    generator = torch.Generator().manual_seed(0)
+    fields = [
+        torch.randint(-9, 9, (5, 3), generator=generator),
+        torch.rand(7, generator=generator) < 0.5,  # 7 bytes, so that what follows has to be aligned
+        torch.randn(2, 1, 4, generator=generator, dtype=torch.float64),
+        torch.empty(0, 4),
+        torch.randint(0, 255, (3,), generator=generator, dtype=torch.uint8),
+        torch.randint(0, 9, (4, 6), generator=generator).t(),  # not contiguous
+    ]
+    buffer = pack(fields, pin_memory=False)
+    assert buffer.dtype == torch.uint8
+    assert len(buffer) == 5 * 3 * 8 + 8 + 16 + 64 + 0 + 16 + 4 * 6 * 8
+    moved = buffer.clone()  # as a copy to a GPU is
+    for field, found in zip(fields, unpack(moved, like=fields), strict=True):
+        assert (found.dtype, found.shape) == (field.dtype, field.shape)
+        assert torch.equal(found, field)
+
+
+@pytest.mark.gpu
+def test_a_batch_goes_to_a_gpu_and_back():
+    tokens = torch.tensor([[4, 5, 6], [7, 8, 0]])
+    batch = Batch(
+        tokens,
+        torch.tensor([3, 2]),
+        torch.tensor([1, 0]),
+        torch.tensor([[0, 0, 1, 0, 1], [0, 0, 1, 2, 2]]),
+        torch.tensor([True, False]),
+        torch.tensor([9, 8]),
+    )
+    there = batch.to("cuda")
+    for field, moved, back in zip(batch, there, there.to("cpu"), strict=True):
+        assert moved.is_cuda
+        assert (moved.dtype, moved.shape) == (field.dtype, field.shape)
+        assert torch.equal(back, field)
+    assert all(field is moved for field, moved in zip(there, there.to("cuda"), strict=True))
+
+
+def test_an_order_goes_to_any_batch(lengths):
+    order = BatchOrder(lengths, 64, seed=1)
+    whole = [*order.epoch_batches(0), *order.epoch_batches(1)]
+    for epoch, position in ((0, 3), (0, 0), (1, 78), (0, 5), (1, 0)):
+        order.move_to(epoch, position)
+        assert order.next_indices().tolist() == whole[79 * epoch + position].tolist()
+    for epoch, position in ((-1, 0), (0, -1), (0, 79)):
+        with pytest.raises(ValueError, match=f"batches 0 to 78, asked for batch {position} of epoch {epoch}"):
+            order.move_to(epoch, position)
 
 
 def test_bad_arguments_are_refused(lengths):

@@ -229,7 +229,7 @@ def _bench(argv: Sequence[str], prog: str) -> int:
 
     about = "Measure throughput on this machine: encoders, sampling of parses, training, environment."
     config = read_options(BenchConfig, argv, prog=prog, description=about)
-    from rlparse_experiments.bench import run_bench
+    from rlparse_experiments.bench.command import run_bench
 
     return run_bench(config)
 

@@ -10,6 +10,7 @@ import tyro
 
 ParserKind = Literal["tracker", "left", "right", "balanced", "random", "gold", "gold_or_right"]
 CompositionName = Literal["tree_rnn", "tree_lstm", "gated"]
+BenchName = Literal["all", "encoder"]
 
 
 @dataclass(frozen=True)
@@ -205,16 +206,20 @@ class ParseConfig:
 class BenchConfig:
     """Measure throughput on this machine, on generated sentences."""
 
-    hidden_size: int = 100
-    """Width of encoders and embeddings."""
+    what: Annotated[BenchName, tyro.conf.Positional] = "all"
+    """What to measure."""
+    hidden_size: tuple[int, ...] = (100, 300)
+    """Widths of encoders, each also the width of the embeddings."""
     batch_size: int = 128
-    """Sentences in a batch; a training iteration takes half as many pairs, each parsed 4 times."""
-    repeats: int = 5
+    """Sentences in a batch."""
+    repeats: int = 7
     """Rounds; each times everything once."""
     threads: int = 1
-    """CPU threads of torch."""
+    """CPU threads of torch; with more than one, rates are per second instead of per CPU second."""
     seed: int = 0
     """Of sentences, trees and weights."""
+    only: tuple[str, ...] = ()
+    """Measure only contenders whose name has one of these words in it; none measures all."""
     json: Path | None = None
     """Also write all figures to this file."""
     quick: bool = False

@@ -1,0 +1,87 @@
+"""What ``rlparse bench`` prints and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from rlparse_experiments.bench.measuring import Clock, Figure, Measured
+from rlparse_experiments.bench.targets import NOT_MEASURED, NOT_REACHED, REACHED, Verdict
+from rlparse_experiments.config import BenchConfig
+from rlparse_experiments.report.tables import console
+
+COLOURS = {REACHED: "green", NOT_REACHED: "red", NOT_MEASURED: "yellow"}
+
+
+def say(text: str, style: str | None = None) -> None:
+    """Print text as it is: nothing in it is markup."""
+    console().print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_machine(config: BenchConfig, described: dict[str, Any], clock: Clock) -> None:
+    """Say what is measured where."""
+    cpus, load = described["cpus"], described["load"]
+    used = f"{config.threads} thread{'s' if config.threads > 1 else ''} used"
+    flags = " ".join(described["flags"]) or "no vector flags known"
+    say(
+        f"{described['processor']} ({flags}), {cpus} CPUs, {used}, GPU: {described['gpu'] or 'none'}, "
+        f"{described['system']}, Python {described['python']}, torch {described['torch']}"
+    )
+    say(f"rates are per {clock.name[:-1]}; median of {config.repeats} rounds in turns [least to greatest]")
+    if config.quick:
+        say("--quick: sizes too small to mean anything", "yellow")
+    if load is not None and cpus is not None and load + config.threads > cpus + 0.5:
+        say(
+            f"other programs are running (load {load} on {cpus} CPUs): expect other figures than on an idle machine",
+            "yellow",
+        )
+
+
+def print_section(measured: Measured) -> None:
+    """Print the rates of one section, and how many times as fast the first contender is."""
+    table = Table(box=SIMPLE_HEAD, title=measured.section.title, title_justify="left", title_style="bold")
+    table.add_column("", no_wrap=True)
+    for name in (measured.section.unit, "least", "greatest", "first ÷ this"):
+        table.add_column(name, justify="right", no_wrap=True)
+    first = next(iter(measured.rates), None)
+    for name in measured.rates:
+        assert first is not None
+        against = "" if name == first else _spread(measured.ratio(first, name))
+        table.add_row(name, *(number(value) for value in measured.rate(name)), against)
+    if measured.rates:
+        console().print(table)
+    for name, why in measured.failures.items():
+        say(f"  not measured: {name}: {why}", "yellow")
+
+
+def print_verdicts(verdicts: Sequence[Verdict]) -> None:
+    """Print the table of figures to reach."""
+    table = Table(box=SIMPLE_HEAD, title="Figures to reach", title_justify="left", title_style="bold")
+    for name, justify in (("what", "left"), ("", "left"), ("target", "right"), ("measured", "right")):
+        table.add_column(name, justify="right" if justify == "right" else "left")
+    table.add_column("", no_wrap=True)
+    for verdict in verdicts:
+        target, figure = verdict.target, verdict.figure
+        bound = f"{'≤' if target.at_most else '≥'} {number(target.bound)} {target.unit}".strip()
+        shown = "–" if figure is None else _spread(figure)
+        status = f"[{COLOURS[verdict.status]}]{verdict.status}[/]"
+        table.add_row(target.what, target.column, bound, shown, status)
+    console().print(table)
+    for why in dict.fromkeys(verdict.reason for verdict in verdicts if verdict.reason):
+        say(f"  not measured: {why}", "yellow")
+
+
+def number(value: float) -> str:
+    """Write a figure with about three digits."""
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:.2f} M"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def _spread(figure: Figure) -> str:
+    return f"{number(figure.value)} [{number(figure.least)} to {number(figure.greatest)}]"

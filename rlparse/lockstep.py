@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rlparse import PAD
 from rlparse.errors import IllegalTransitionError, MalformedTreeError
@@ -57,9 +58,7 @@ def init(lengths: Tensor, n_tokens: int) -> LockstepState:
     Raises:
         ValueError: A length is outside 1..N.
     """
-    if bool(((lengths < 1) | (lengths > n_tokens)).any()):
-        bad = int(((lengths < 1) | (lengths > n_tokens)).nonzero()[0])
-        raise ValueError(f"lengths must be from 1 to {n_tokens}, got {int(lengths[bad])} in row {bad}")
+    _check_lengths(lengths, n_tokens)
     rows, device = lengths.shape[0], lengths.device
     zeros = torch.zeros(rows, dtype=torch.int64, device=device)
     return LockstepState(
@@ -196,30 +195,85 @@ def trace(transitions: Tensor, lengths: Tensor) -> Trace:
         )
     rows, n_steps = transitions.shape
     n_tokens = (n_steps + 1) // 2
+    _check_lengths(lengths, n_tokens)
     transitions = transitions.long()
-    state = init(lengths, n_tokens)
     _check(transitions, lengths)
-    heights = torch.zeros(rows, 2 * n_tokens - 1, dtype=torch.int64, device=lengths.device)
-    seen_tops = torch.empty(rows, n_steps, 3, dtype=torch.int64, device=lengths.device)
-    seen_legal = torch.empty(rows, n_steps, 2, dtype=torch.bool, device=lengths.device)
-    for t in range(n_steps):
-        top = tops(state)
-        seen_tops[:, t] = top
-        seen_legal[:, t] = legal(state)
-        actions = transitions[:, t]
-        if n_tokens > 1:
-            reduce = actions == REDUCE
-            made = (state.n_reduced.clamp_max(n_tokens - 2) + n_tokens).unsqueeze(1)
-            taller = heights.gather(1, top[:, 1:].clamp_min(0)).amax(dim=1, keepdim=True) + 1
-            heights.scatter_(1, made, torch.where(reduce.unsqueeze(1), taller, heights.gather(1, made)))
-        apply_(state, actions)
-    is_reduce = transitions == REDUCE
-    ordinal = is_reduce.long().cumsum(1) - 1
-    steps = torch.full((rows, n_tokens), -1, dtype=torch.int64, device=lengths.device)
-    numbers = torch.arange(n_steps, device=lengths.device).expand(rows, -1)
-    # The last column takes what is not a REDUCE and is cut off.
-    steps.scatter_(1, torch.where(is_reduce, ordinal, n_tokens - 1), torch.where(is_reduce, numbers, -1))
-    return Trace(lengths, state.children, steps[:, :-1], heights[:, n_tokens:], seen_tops, seen_legal)
+    device = lengths.device
+    numbers = torch.arange(n_steps, device=device)
+    is_shift, is_reduce = transitions == SHIFT, transitions == REDUCE
+    shifted, reduced = is_shift.cumsum(1), is_reduce.cumsum(1)  # [R, T] after each step
+    starts = _starts(is_shift, shifted - reduced)
+    nodes = torch.where(is_shift, shifted - 1, reduced + (n_tokens - 1))  # node that each step makes
+    # What stands on the stack before a step was left there by the step before it; below that lies what the step before
+    # its first SHIFT left there. A finished row keeps its root.
+    before = torch.minimum(numbers - 1, 2 * lengths.unsqueeze(1) - 2)
+    below = starts.gather(1, before.clamp_min(0)) - 1
+    first = torch.where(before >= 0, nodes.gather(1, before.clamp_min(0)), -1)
+    second = torch.where((before >= 0) & (below >= 0), nodes.gather(1, below.clamp_min(0)), -1)
+    fronts = shifted - is_shift.long()
+    may_shift = fronts < lengths.unsqueeze(1)
+    tops = torch.stack((torch.where(may_shift, fronts, -1), first, second), dim=2)
+    may_reduce = shifted - reduced - is_shift.long() + is_reduce.long() >= 2
+    # One column a REDUCE; the last column takes all other steps and is cut off.
+    column = torch.where(is_reduce, reduced - 1, n_tokens - 1)
+    steps = torch.full((rows, n_tokens), -1, dtype=torch.int64, device=device)
+    steps = steps.scatter_(1, column, torch.where(is_reduce, numbers, -1))[:, :-1]
+    made = steps.clamp_min(0)
+    missing = steps < 0
+    children = torch.stack((second.gather(1, made), first.gather(1, made)), dim=2)
+    heights = _heights(starts, is_reduce, reduced, made)
+    return Trace(
+        lengths,
+        children.masked_fill_(missing.unsqueeze(2), -1),
+        steps,
+        heights.masked_fill_(missing, 0),
+        tops,
+        torch.stack((may_shift, may_reduce), dim=2),
+    )
+
+
+def _starts(is_shift: Tensor, sizes: Tensor) -> Tensor:
+    """Give the step of the first SHIFT under the node that each step makes: [R, T] int64.
+
+    A node that lies at place k of the stack was begun by the last SHIFT before it that pushed to place k. Sorting the
+    steps of a row by the place they push to, then by time, brings each next to the ones before it.
+
+    Args:
+        is_shift: [R, T] bool.
+        sizes: [R, T] int64. Stack sizes after each step.
+    """
+    n_steps = is_shift.shape[1]
+    keys, order = (sizes * n_steps + torch.arange(n_steps, device=sizes.device)).sort(dim=1)
+    begun = torch.where(is_shift.gather(1, order), keys, 0).cummax(dim=1).values % n_steps
+    return torch.empty_like(begun).scatter_(1, order, begun)
+
+
+def _heights(starts: Tensor, is_reduce: Tensor, reduced: Tensor, steps: Tensor) -> Tensor:
+    """Give the height above its deepest leaf of the node that each of some REDUCEs makes: [R, M] int64.
+
+    The steps under a node are an interval, from the first SHIFT to its own REDUCE. So the depth of every node is the
+    number of intervals around it, and a height is the greatest depth in an interval less the depth of its end.
+
+    Args:
+        starts: [R, T] int64. As `_starts` gives them.
+        is_reduce: [R, T] bool.
+        reduced: [R, T] int64. REDUCEs up to and with each step.
+        steps: [R, M] int64. The REDUCEs asked for.
+    """
+    n_steps = starts.shape[1]
+    counted = is_reduce.long()
+    begun = torch.zeros_like(starts).scatter_add_(1, starts, counted).cumsum(1)
+    around = begun.sub_(reduced).add_(counted)  # [R, T] intervals that hold each step
+    # The greatest of any 2^k neighbours, for every k in columns of their own: two such runs cover an interval.
+    greatest = [around]
+    while 2 ** len(greatest) <= n_steps:
+        half, last = 2 ** (len(greatest) - 1), greatest[-1]
+        greatest.append(F.pad(torch.maximum(last[:, :-half], last[:, half:]), (0, half)))
+    table = torch.cat(greatest, dim=1)  # [R, K T]
+    first = starts.gather(1, steps)
+    k = torch.frexp((steps - first + 1).float()).exponent.long() - 1  # floor of log2
+    left, right = table.gather(1, k * n_steps + first), table.gather(1, (k * n_steps + steps + 1) - 2**k)
+    return torch.maximum(left, right) - around.gather(1, steps) + 1
 
 
 def mean_depth(trace: Trace) -> Tensor:
@@ -242,6 +296,13 @@ def mean_depth(trace: Trace) -> Tensor:
     number = torch.arange(n_inner, device=trace.lengths.device)
     sizes = trace.steps - number - leftmost[:, n_tokens:]
     return torch.where(trace.steps >= 0, sizes, 0).sum(1) / trace.lengths
+
+
+def _check_lengths(lengths: Tensor, n_tokens: int) -> None:
+    wrong = (lengths < 1) | (lengths > n_tokens)
+    if bool(wrong.any()):
+        bad = int(wrong.nonzero()[0])
+        raise ValueError(f"lengths must be from 1 to {n_tokens}, got {int(lengths[bad])} in row {bad}")
 
 
 def _check(transitions: Tensor, lengths: Tensor) -> None:

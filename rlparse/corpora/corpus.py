@@ -313,13 +313,17 @@ class Corpus:
         lengths = arrays.token_offsets[sentences + 1] - starts
         n_max = int(lengths.max())
 
+        # Every row reads on to its padded end, into the next sentences or the last token; that is masked then.
         columns = np.arange(2 * n_max - 1)
         token_mask = columns[:n_max] < lengths[:, None]  # [R, N]
-        tokens = np.zeros(token_mask.shape, np.int64)
-        tokens[token_mask] = self._remap[arrays.tokens[(starts[:, None] + columns[:n_max])[token_mask]]]
+        tokens = self._remap.take(
+            arrays.tokens.take(starts[:, None] + columns[:n_max], mode="clip")
+        )  # [R, N] int64
+        tokens *= token_mask
         step_mask = columns < (2 * lengths - 1)[:, None]  # [R, T]
-        gold = np.full(step_mask.shape, PAD, np.int64)
-        gold[step_mask] = arrays.transitions[((2 * starts - sentences)[:, None] + columns)[step_mask]]
+        first_steps = 2 * starts - sentences
+        read = arrays.transitions.take(first_steps[:, None] + columns, mode="clip")
+        gold = np.where(step_mask, read, PAD).astype(np.int64)  # [R, T]
         return Batch(
             tokens=torch.from_numpy(tokens),
             lengths=torch.from_numpy(lengths),

@@ -9,8 +9,8 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from rlparse.corpora.batching import Batch
-from rlparse.lockstep import Trace
 from rlparse_agents.distribution import TransitionDistribution
+from rlparse_agents.rollout import Rollout
 
 
 class ParsingPolicy(BasePolicy):
@@ -36,12 +36,22 @@ class LearningPolicy(ParsingPolicy):
     """A parsing policy with parameters, which can judge derivations that were sampled from it."""
 
     @abstractmethod
-    def judge(self, tokens: Tensor, trace: Trace) -> TransitionDistribution:
-        """Give the distribution before every step of known derivations, with gradient.
+    def sample(self, batch: Batch, *, generator: torch.Generator | None = None) -> Rollout:
+        """Parse every sentence of a batch as `derive` does, and keep what `judge` can use.
 
         Args:
-            tokens: [R, N] int64.
-            trace: What `lockstep.trace` makes of the derivations.
+            batch: Of R rows.
+            generator: Source of randomness.
+        """
+
+    @abstractmethod
+    def judge(self, rollout: Rollout) -> TransitionDistribution:
+        """Give the distribution before every step of known derivations, with gradient.
+
+        It is that of the policy's weights of now, so that one rollout serves many updates.
+
+        Args:
+            rollout: From `sample`, or `Rollout.of` derivations.
 
         Returns:
             A distribution over [R, T] states.

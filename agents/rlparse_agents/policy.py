@@ -11,14 +11,18 @@ from torch import Tensor, nn
 
 from rlparse import PAD, lockstep
 from rlparse.corpora.batching import Batch
-from rlparse.lockstep import REDUCE, LockstepState, Trace
+from rlparse.lockstep import REDUCE, Trace
 from rlparse.models.composition import build_composition
 from rlparse.models.nli_model import NLIModel
 from rlparse.models.stack_machine import StackMachine
 from rlparse.models.tracker import Tracker
 from rlparse_agents.distribution import TransitionDistribution
+from rlparse_agents.graphs import PlayGraphs
 from rlparse_agents.parsing_policy import LearningPolicy
-from rlparse_agents.rollout import longest_first, roll_out
+from rlparse_agents.rollout import Rollout
+from rlparse_agents.sampling import Draw, Played, Reading, greedy_draw, play_dense, play_dropping, read
+
+SAMPLERS = ("auto", "dropping", "dense", "graph")
 
 PolicyState = tuple[np.ndarray[Any, np.dtype[Any]], ...]
 
@@ -41,9 +45,12 @@ class TrackerPolicy(LearningPolicy):
         catalan_prior: Add the log-odds under which an untrained policy is uniform over binary trees.
         reads: ``own`` or ``encoder``.
         encoder: The model whose vectors are read; needed for ``reads="encoder"``.
+        sampler: How parses are sampled, which changes how fast they come but not which come: ``dropping`` leaves
+            finished rows out and composes only what REDUCEs, ``dense`` does all rows at every step, ``graph`` is the
+            same replayed as a CUDA graph, and ``auto`` takes ``graph`` on CUDA and ``dropping`` elsewhere.
 
     Raises:
-        ValueError: ``reads`` is unknown, or ``encoder`` is missing where it is needed.
+        ValueError: ``reads`` or ``sampler`` is unknown, or ``encoder`` is missing where it is needed.
     """
 
     def __init__(
@@ -60,11 +67,14 @@ class TrackerPolicy(LearningPolicy):
         catalan_prior: bool = True,
         reads: str = "own",
         encoder: NLIModel | None = None,
+        sampler: str = "auto",
     ) -> None:
         super().__init__(observation_space, action_space)
         del lr_schedule
         if reads not in ("own", "encoder"):
             raise ValueError(f"reads must be 'own' or 'encoder', got {reads!r}")
+        if sampler not in SAMPLERS:
+            raise ValueError(f"unknown sampler {sampler!r}; known: {', '.join(SAMPLERS)}")
         if reads == "encoder" and encoder is None:
             raise ValueError(
                 "reads='encoder' needs the model whose vectors to read; pass encoder= or reads='own'"
@@ -78,11 +88,14 @@ class TrackerPolicy(LearningPolicy):
             "catalan_prior": catalan_prior,
             "reads": reads,
             "encoder": encoder,
+            "sampler": sampler,
         }
         self.reads = reads
+        self.sampler = sampler
         self.catalan_prior = catalan_prior
         # In a tuple, so that the classifier's weights are not registered as the policy's own.
         self._encoder = (encoder,)
+        self._graphs = PlayGraphs()
         if encoder is not None and reads == "encoder":
             if encoder.machine.tracker is not None:
                 raise ValueError(
@@ -103,47 +116,22 @@ class TrackerPolicy(LearningPolicy):
         self, batch: Batch, *, generator: torch.Generator | None = None, greedy: bool = False
     ) -> Tensor:
         """Parse every sentence of a batch; see `ParsingPolicy.derive`."""
-        order, back = longest_first(batch.lengths)
-        tokens, lengths = batch.tokens[order], batch.lengths[order]
-        rows, n_tokens = tokens.shape
-        nothing = 2 * n_tokens - 1  # one slot more than there are nodes, always zero
-        with torch.no_grad():
-            embedding, machine = self._reading()
-            cell = machine.composition
-            leaves = cell.leaf(embedding(tokens))
-            table = leaves.new_zeros(rows * (nothing + 1), leaves.shape[2])
-            table.view(rows, nothing + 1, -1)[:, :n_tokens] = leaves
-            hidden, memory = self.tracker.initial(rows, leaves)
+        draw = greedy_draw(self.head.weight) if greedy else self._random(generator)
+        return self._play(batch, draw).transitions()
 
-        def choose(state: LockstepState, legal: Tensor) -> Tensor:
-            nonlocal hidden, memory
-            active = legal.shape[0]
-            offsets = torch.arange(active, device=legal.device).unsqueeze(1) * (nothing + 1)
-            seen = lockstep.tops(state)
-            slots = torch.where(seen >= 0, seen, nothing) + offsets  # [a, 3]
-            inputs = cell.hidden(table[slots]).flatten(1)
-            hidden, memory = self.tracker.step(inputs, (hidden[:active], memory[:active]))
-            logits = self._logits(hidden, state.stack_sizes, state.lengths - state.buffer_front)
-            distribution = TransitionDistribution(logits, legal)
-            actions = distribution.mode() if greedy else distribution.sample(generator)
-            reducing = (actions == REDUCE).nonzero().squeeze(1)
-            made = (state.n_reduced + n_tokens + offsets.squeeze(1))[reducing]
-            table[made] = cell(table[slots[reducing, 2]], table[slots[reducing, 1]])
-            return actions
+    def sample(self, batch: Batch, *, generator: torch.Generator | None = None) -> Rollout:
+        """Parse every sentence of a batch and keep what an update needs; see `LearningPolicy.sample`."""
+        played = self._play(batch, self._random(generator))
+        transitions = played.transitions()
+        trace = lockstep.trace(transitions, batch.lengths)
+        log_probs = TransitionDistribution(played.logits(), trace.legal).log_prob(transitions)
+        inputs = played.inputs() if self.reads == "encoder" else None
+        return Rollout(batch.tokens, transitions, trace, log_probs, inputs)
 
-        return roll_out(lengths, n_tokens, choose)[back]
-
-    def judge(self, tokens: Tensor, trace: Trace) -> TransitionDistribution:
+    def judge(self, rollout: Rollout) -> TransitionDistribution:
         """Give the distribution before every step of known derivations; see `LearningPolicy.judge`."""
-        embedding, machine = self._reading()
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.reads == "own"):
-            encoding = machine(embedding(tokens), trace)
-        row_index = torch.arange(tokens.shape[0], device=tokens.device).view(-1, 1, 1)
-        table = machine.composition.hidden(encoding.table)
-        table = torch.cat((table, table.new_zeros(1, table.shape[1])))
-        slots = encoding.layout.position[row_index, trace.tops.clamp_min(0)]
-        slots = torch.where(trace.tops >= 0, slots, table.shape[0] - 1)  # [R, T, 3]
-        inputs = table.index_select(0, slots.flatten()).view(*slots.shape[:2], -1)
+        trace = rollout.trace
+        inputs = self._inputs(rollout) if rollout.inputs is None else rollout.inputs
         tracked = self.tracker(inputs)  # [R, T, H]
         fronts, sizes = _sizes(trace)
         logits = self._logits(tracked, sizes, (trace.lengths.unsqueeze(1) - fronts).clamp_min(0))
@@ -246,6 +234,39 @@ class TrackerPolicy(LearningPolicy):
         distribution = TransitionDistribution(logits, seen["action_mask"].bool())
         actions = distribution.mode() if deterministic else distribution.sample()
         return actions, tuple(part.cpu().numpy() for part in (table, hidden, memory, read))
+
+    def _inputs(self, rollout: Rollout) -> Tensor:
+        """Encode known derivations for what the tracker reads before every step: [R, T, 3D] float."""
+        trace = rollout.trace
+        embedding, machine = self._reading()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.reads == "own"):
+            encoding = machine(embedding(rollout.tokens), trace)
+            table = machine.composition.hidden(encoding.table)
+            table = torch.cat((table, table.new_zeros(1, table.shape[1])))
+        row_index = torch.arange(len(trace.tops), device=table.device).view(-1, 1, 1)
+        slots = encoding.layout.position[row_index, trace.tops.clamp_min(0)]
+        slots = torch.where(trace.tops >= 0, slots, len(table) - 1)  # [R, T, 3]
+        return table.index_select(0, slots.flatten()).view(*slots.shape[:2], -1)
+
+    @torch.no_grad()
+    def _play(self, batch: Batch, draw: Draw) -> Played:
+        """Parse a batch in the way that was asked for."""
+        tokens, lengths = batch.tokens, batch.lengths
+        sampler = self.sampler
+        if sampler == "auto":
+            sampler = "graph" if tokens.is_cuda else "dropping"
+        embedding, machine = self._reading()
+        parts = embedding, machine.composition, self.tracker, self.head
+
+        def reading(tokens: Tensor, lengths: Tensor) -> Reading:
+            return read(tokens, lengths, *parts, catalan_prior=self.catalan_prior)
+
+        if sampler == "graph":
+            return self._graphs.play(tokens, lengths, reading, draw, parts)
+        return (play_dense if sampler == "dense" else play_dropping)(tokens, lengths, reading, draw)
+
+    def _random(self, generator: torch.Generator | None) -> Draw:
+        return lambda shape: torch.rand(shape, generator=generator, device=self.device)
 
     def _reading(self) -> tuple[nn.Embedding, StackMachine]:
         """Give whose embeddings and composition the tracker looks at."""

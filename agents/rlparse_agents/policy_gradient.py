@@ -31,6 +31,7 @@ from rlparse_agents.fixed import FixedTreePolicy
 from rlparse_agents.losses import mean_over_free, policy_gradient_loss
 from rlparse_agents.parsing_policy import LearningPolicy, ParsingPolicy
 from rlparse_agents.policy import TrackerPolicy
+from rlparse_agents.rollout import Rollout
 from rlparse_envs.rewards import ModelReward, Reward
 
 
@@ -166,6 +167,7 @@ class PolicyGradient(BaseAlgorithm):
         self.log_interval = log_interval
         self.n_iterations = 0
         self.last_iteration: Iteration | None = None
+        self._measured: dict[str, Tensor] = {}
         if _init_setup_model:
             self._setup_model()
 
@@ -204,7 +206,10 @@ class PolicyGradient(BaseAlgorithm):
         self.policy_optimizer: torch.optim.Optimizer | None = None
         if isinstance(self.policy, LearningPolicy):
             self.policy_optimizer = torch.optim.AdamW(
-                self.policy.parameters(), lr=self.lr_schedule(1.0), weight_decay=self.policy_weight_decay
+                self.policy.parameters(),
+                lr=self.lr_schedule(1.0),
+                weight_decay=self.policy_weight_decay,
+                fused=True,
             )
         self.encoder_optimizer: torch.optim.Optimizer | None = None
         if trains and self.model is not None:
@@ -212,6 +217,7 @@ class PolicyGradient(BaseAlgorithm):
                 [p for p in self.model.parameters() if p.requires_grad],
                 lr=self._encoder_schedule(1.0),
                 weight_decay=self.encoder_weight_decay,
+                fused=True,
             )
 
     def learn(
@@ -268,25 +274,62 @@ class PolicyGradient(BaseAlgorithm):
         K = self.n_parses
         batch = next(self.batches)
         self.policy.set_training_mode(True)
-        transitions = self.policy.derive(batch, generator=self.generator)
-        trace = lockstep.trace(transitions, batch.lengths)
+        rollout = self._roll_out(batch)
         # Both gradients are of the weights that made these parses, so that nothing moves before both are there.
-        logits = self._update_encoder(batch, trace)
-        rewards = self._rewards(batch, transitions, logits)
+        logits = self._update_encoder(batch, rollout.trace)
+        rewards = self._rewards(batch, rollout.transitions, logits)
         if self.policy_optimizer is not None:
-            self._update_policy(batch, trace, transitions, rewards)
+            self._update_policy(batch, rollout, rewards)
+        self._measure("rollout/reward", rewards.mean())
+        self._measure("rollout/depth", lockstep.mean_depth(rollout.trace).mean())
+        self._measure("transitions", (2 * batch.lengths - 1).sum())
+        measured = self._read_measured()
+        taken = int(measured.pop("transitions"))
         self._step()
         self.n_iterations += 1
-        taken = int((2 * batch.lengths - 1).sum())
         self.num_timesteps += taken
         seconds = time.perf_counter() - start
-        self.last_iteration = Iteration(batch, transitions, trace, rewards, logits, seconds)
+        self.last_iteration = Iteration(batch, rollout.transitions, rollout.trace, rewards, logits, seconds)
         record = self.logger.record_mean
-        record("rollout/reward", float(rewards.mean()))
-        record("rollout/depth", float(lockstep.mean_depth(trace).mean()))
+        for tag, value in measured.items():
+            record(tag, value)
         record("time/examples_per_second", batch.n_examples / K / seconds)
         record("time/transitions_per_second", taken / seconds)
         record("time/data_wait", self.batches.seconds_waited / seconds)
+
+    def _roll_out(self, batch: Batch) -> Rollout:
+        """Parse every row of a batch, and keep what the policy's update needs."""
+        if isinstance(self.policy, LearningPolicy):
+            return self.policy.sample(batch, generator=self.generator)
+        transitions = self.policy.derive(batch, generator=self.generator)
+        return Rollout.of(batch.tokens, batch.lengths, transitions)
+
+    def _measure(self, tag: str, value: Tensor) -> None:
+        """Put a number aside where it was computed, to be read with all others."""
+        self._measured[tag] = value.detach()
+
+    def _read_measured(self) -> dict[str, float]:
+        """Read all numbers of an iteration at once, which is the only time that it waits for a GPU.
+
+        Raises:
+            NonFiniteLossError: A loss, or the norm of a gradient, is not finite.
+        """
+        values = torch.stack([value.double() for value in self._measured.values()]).tolist()
+        measured = dict(zip(self._measured, values, strict=True))
+        self._measured.clear()
+        for whose in ("encoder", "policy"):
+            loss, norm = measured.pop(f"loss_{whose}", 0.0), measured.get(f"train/grad_norm_{whose}", 0.0)
+            if not np.isfinite(loss):
+                raise NonFiniteLossError(
+                    f"the {whose}'s loss is {loss} at iteration {self.n_iterations}; no weights were "
+                    "changed. A smaller learning rate or max_grad_norm usually mends it"
+                )
+            if not np.isfinite(norm):
+                raise NonFiniteLossError(
+                    f"the norm of the {whose}'s gradient is {norm} at iteration {self.n_iterations}; no weights were "
+                    "changed. A smaller learning rate usually mends it"
+                )
+        return measured
 
     def _update_encoder(self, batch: Batch, trace: Trace) -> Tensor | None:
         """Set the gradient of the cross-entropy over all sampled parses, and give the logits without dropout."""
@@ -304,9 +347,8 @@ class PolicyGradient(BaseAlgorithm):
             clean: Tensor = self.model.head(vectors, dropout=False)
         self._backward(self.encoder_optimizer, loss, "encoder")
         self.model.eval()
-        accuracy = (clean.argmax(dim=1) == batch.labels).float().mean()
-        self.logger.record_mean("train/cross_entropy", float(loss.detach()))
-        self.logger.record_mean("rollout/accuracy", float(accuracy))
+        self._measure("train/cross_entropy", loss)
+        self._measure("rollout/accuracy", (clean.argmax(dim=1) == batch.labels).float().mean())
         return clean
 
     def _rewards(self, batch: Batch, transitions: Tensor, logits: Tensor | None) -> Tensor:
@@ -316,50 +358,40 @@ class PolicyGradient(BaseAlgorithm):
         with torch.no_grad():
             return self.reward(batch, transitions)
 
-    def _update_policy(self, batch: Batch, trace: Trace, transitions: Tensor, rewards: Tensor) -> None:
+    def _update_policy(self, batch: Batch, rollout: Rollout, rewards: Tensor) -> None:
         """Set the gradient of the policy's loss."""
         assert self.policy_optimizer is not None
-        self._backward(self.policy_optimizer, self._policy_loss(batch, trace, transitions, rewards), "policy")
+        self._backward(self.policy_optimizer, self._policy_loss(batch, rollout, rewards), "policy")
 
-    def _policy_loss(self, batch: Batch, trace: Trace, transitions: Tensor, rewards: Tensor) -> Tensor:
-        """Give the score-function surrogate less the entropy term, and record what they are made of."""
+    def _policy_loss(self, batch: Batch, rollout: Rollout, rewards: Tensor) -> Tensor:
+        """Give the score-function surrogate less the entropy term, and measure what they are made of."""
         assert isinstance(self.policy, LearningPolicy)
         advantages = BASELINES[self.baseline](rewards.view(-1, self.n_parses))
         spread = advantages.std(correction=0)
         if self.normalise_advantages:
             advantages = advantages / spread.clamp_min(1e-8)
-        distribution = self.policy.judge(batch.tokens, trace)
+        distribution = self.policy.judge(rollout)
         free = distribution.free
         of_rows = advantages.flatten().repeat(
             batch.n_sides
         )  # [R]: both sentences of an example share its reward
-        gain = policy_gradient_loss(distribution.log_prob(transitions), of_rows, free)
+        gain = policy_gradient_loss(distribution.log_prob(rollout.transitions), of_rows, free)
         entropy = mean_over_free(distribution.normalised_entropy(), free)
         loss = gain - self.entropy_coef * entropy
-        record = self.logger.record_mean
-        record("rollout/entropy", float(entropy.detach()))
-        record("train/policy_loss", float(gain.detach()))
-        record("train/advantage_mean", float(advantages.mean()))
-        record("train/advantage_std", float(spread))
+        self._measure("rollout/entropy", entropy)
+        self._measure("train/policy_loss", gain)
+        self._measure("train/advantage_mean", advantages.mean())
+        self._measure("train/advantage_std", spread)
         return loss
 
     def _backward(self, optimizer: torch.optim.Optimizer, loss: Tensor, whose: str) -> None:
-        """Set the clipped gradient of a loss and record its norm before clipping."""
-        if not bool(torch.isfinite(loss)):
-            raise NonFiniteLossError(
-                f"the {whose}'s loss is {float(loss.detach())} at iteration {self.n_iterations}; no weights were "
-                "changed. A smaller learning rate or max_grad_norm usually mends it"
-            )
+        """Set the clipped gradient of a loss, and measure the loss and the norm before clipping."""
+        self._measure(f"loss_{whose}", loss)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         weights = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = float(torch.nn.utils.clip_grad_norm_(weights, self.max_grad_norm))
-        if not np.isfinite(norm):
-            raise NonFiniteLossError(
-                f"the norm of the {whose}'s gradient is {norm} at iteration {self.n_iterations}; no weights were "
-                "changed. A smaller learning rate usually mends it"
-            )
-        self.logger.record_mean(f"train/grad_norm_{whose}", norm)
+        norm = torch.nn.utils.clip_grad_norm_(weights, self.max_grad_norm)
+        self._measure(f"train/grad_norm_{whose}", norm)
 
     def _step(self) -> None:
         """Follow the gradients that were set, at the learning rates of now."""

@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rlparse import PAD, lockstep
-from rlparse.lockstep import LockstepState
+from rlparse.lockstep import LockstepState, Trace
 from rlparse_agents.distribution import TransitionDistribution
 
 Chooser = Callable[[LockstepState, Tensor], Tensor]
 """Choose transitions: (state of the first a rows, their legal transitions [a, A]) to [a] int64."""
+
+
+class Rollout(NamedTuple):
+    """Parses of a batch and what judging them needs, however often a policy is updated from them.
+
+    Attributes:
+        tokens: [R, N] int64. The sentences.
+        transitions: [R, T] int64. Their derivations.
+        trace: The same, replayed.
+        log_probs: [R, T] float. Of each transition under the policy that sampled it, 0 where it was forced and after
+            the end; None for derivations that came from elsewhere.
+        inputs: What the policy kept of what it saw, which depends on none of its parameters; None if it kept nothing.
+    """
+
+    tokens: Tensor
+    transitions: Tensor
+    trace: Trace
+    log_probs: Tensor | None = None
+    inputs: Tensor | None = None
+
+    @classmethod
+    def of(cls, tokens: Tensor, lengths: Tensor, transitions: Tensor) -> Rollout:
+        """Take derivations that came from elsewhere: gold, a file, an enumeration.
+
+        Args:
+            tokens: [R, N] int64.
+            lengths: [R] int64.
+            transitions: [R, T] int.
+        """
+        return cls(tokens, transitions, lockstep.trace(transitions, lengths))
 
 
 @torch.no_grad()

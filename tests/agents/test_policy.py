@@ -11,14 +11,13 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor
 
-from rlparse import lockstep
 from rlparse.corpora.batching import Batch
 from rlparse.corpora.corpus import Corpus
 from rlparse.models.composition import COMPOSITIONS
 from rlparse.models.nli_model import NLIModel
 from rlparse.trees import check_derivation
 from rlparse_agents.policy import TrackerPolicy
-from rlparse_agents.rollout import uniform_trees
+from rlparse_agents.rollout import Rollout, uniform_trees
 from rlparse_envs import BranchingF1Reward, ShiftReduceEnv
 from slow_reference import (
     PAD,
@@ -79,7 +78,7 @@ def log_probs_of_all(policy: TrackerPolicy, tokens: list[int]) -> tuple[list[tup
     derivations = all_derivations(len(tokens))
     batch = same_sentence(tokens, len(derivations))
     transitions = padded(derivations)
-    judged = policy.judge(batch.tokens, lockstep.trace(transitions, batch.lengths))
+    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions))
     return derivations, judged.log_prob(transitions).sum(1)
 
 
@@ -112,7 +111,7 @@ def test_greedy_parses_take_the_likeliest_transition_everywhere():
     for seed in range(5):
         policy, batch = build(seed=seed), plain_batch(EXAMPLES)
         greedy = policy.derive(batch, greedy=True)
-        judged = policy.judge(batch.tokens, lockstep.trace(greedy, batch.lengths))
+        judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, greedy))
         assert torch.equal(judged.mode(), greedy)
 
 
@@ -150,7 +149,7 @@ def test_log_probs_and_gradients_are_sums_over_single_steps(composition, catalan
     batch = plain_batch(EXAMPLES).repeat(4)
     # Any parses will do to be judged; uniform ones see to it that all kinds of nodes are read.
     transitions = uniform_trees(batch.lengths, batch.tokens.shape[1], torch.Generator().manual_seed(0))
-    judged = policy.judge(batch.tokens, lockstep.trace(transitions, batch.lengths))
+    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions))
     fast = judged.log_prob(transitions).sum(1)
     slow = torch.stack(
         [
@@ -199,13 +198,13 @@ def test_without_the_prior_a_new_policy_tosses_coins():
 def test_batch_mates_and_padding_change_nothing():
     policy, batch = build(scale=2.0), plain_batch(EXAMPLES)
     greedy = policy.derive(batch, greedy=True)
-    judged = policy.judge(batch.tokens, lockstep.trace(greedy, batch.lengths))
+    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, greedy))
     for row, tokens in enumerate(sentences_of(batch)):
         alone = same_sentence(tokens, 1)
         n_steps = 2 * len(tokens) - 1
         own = policy.derive(alone, greedy=True)
         assert torch.equal(own[0], greedy[row, :n_steps])
-        own_judged = policy.judge(alone.tokens, lockstep.trace(own, alone.lengths))
+        own_judged = policy.judge(Rollout.of(alone.tokens, alone.lengths, own))
         torch.testing.assert_close(
             own_judged.log_probs[0], judged.log_probs[row, :n_steps], rtol=0, atol=1e-12
         )
@@ -222,8 +221,7 @@ def test_what_stands_past_a_sentence_is_never_read():
     noisy = batch._replace(tokens=torch.where(past, noise, batch.tokens))
     greedy = policy.derive(batch, greedy=True)
     assert torch.equal(policy.derive(noisy, greedy=True), greedy)
-    trace = lockstep.trace(greedy, batch.lengths)
-    clean, other = (policy.judge(b.tokens, trace).log_probs for b in (batch, noisy))
+    clean, other = (policy.judge(Rollout.of(b.tokens, b.lengths, greedy)).log_probs for b in (batch, noisy))
     assert torch.equal(clean[~torch.isnan(clean)], other[~torch.isnan(other)])
 
 
@@ -240,7 +238,7 @@ def test_reading_the_encoder_passes_no_gradient_into_it():
 
     batch = plain_batch(EXAMPLES)
     transitions = policy.derive(batch, generator=torch.Generator().manual_seed(0))
-    judged = policy.judge(batch.tokens, lockstep.trace(transitions, batch.lengths))
+    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions))
     judged.log_prob(transitions).sum().backward()
     assert all(parameter.grad is None for parameter in encoder.parameters())
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in policy.parameters())

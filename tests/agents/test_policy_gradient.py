@@ -271,9 +271,11 @@ def test_a_policy_that_reads_the_encoder_is_judged_by_the_weights_that_made_its_
     seen = []
 
     class Watched(PolicyGradient):
-        def _policy_loss(self, batch, trace, transitions, rewards):
-            seen.append((weights_of(self.model), self.policy.judge(batch.tokens, trace).log_probs.detach()))
-            return super()._policy_loss(batch, trace, transitions, rewards)
+        def _policy_loss(self, batch, rollout, rewards):
+            seen.append(weights_of(self.model))
+            judged = self.policy.judge(rollout).log_prob(rollout.transitions)
+            torch.testing.assert_close(judged, rollout.log_probs)
+            return super()._policy_loss(batch, rollout, rewards)
 
     model = model_of(pairs)
     env = ShiftReduceEnv(pairs, reward="accuracy", model=model)
@@ -281,7 +283,7 @@ def test_a_policy_that_reads_the_encoder_is_judged_by_the_weights_that_made_its_
     agent = Watched("TrackerPolicy", env, policy_kwargs=options, batch_size=4, seed=0, device="cpu")
     before = weights_of(model)
     iterate(agent, 1)
-    assert same_weights(seen[0][0], before)
+    assert same_weights(seen[0], before)
     assert not same_weights(weights_of(model), before)
 
 

@@ -19,6 +19,7 @@ from rlparse_agents.baselines import BASELINES
 from rlparse_agents.losses import policy_gradient_loss
 from rlparse_agents.policy import TrackerPolicy
 from rlparse_agents.policy_gradient import PolicyGradient
+from rlparse_agents.rollout import Rollout
 from rlparse_envs import ShiftReduceEnv
 from slow_reference import all_derivations, derivation_log_prob, padded, plain_batch
 
@@ -77,7 +78,7 @@ def test_its_expectation_over_all_tuples_of_parses_is_the_exact_gradient(
     exact = gradient_by_autograd(policy, (slow.exp() * rewards).sum())
 
     batch, transitions = plain_batch([[tokens]] * len(derivations)), padded(derivations)
-    judged = policy.judge(batch.tokens, lockstep.trace(transitions, batch.lengths))
+    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions))
     log_probs, free = judged.log_prob(transitions), judged.free
     probabilities = log_probs.detach().sum(1).exp()
     expected = log_probs.new_zeros(())
@@ -100,7 +101,7 @@ def test_leave_one_out_varies_less_than_no_baseline():
     derivations = all_derivations(4)
     rewards = random_rewards(len(derivations)) + 5
     batch, transitions = plain_batch([[[2, 3, 4, 5]]] * len(derivations)), padded(derivations)
-    judged = policy.judge(batch.tokens, lockstep.trace(transitions, batch.lengths))
+    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions))
     log_probs = judged.log_prob(transitions).sum(1)
     scores = [
         torch.cat([g.flatten() for g in torch.autograd.grad(x, list(policy.parameters()), retain_graph=True)])
@@ -129,7 +130,7 @@ class Recorder(PolicyGradient):
 
     def gradient_of(self, batch: Batch, transitions: Tensor, rewards: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Loss and gradient for these parses and rewards."""
-        loss = self._policy_loss(batch, lockstep.trace(transitions, batch.lengths), transitions, rewards)
+        loss = self._policy_loss(batch, Rollout.of(batch.tokens, batch.lengths, transitions), rewards)
         return loss.detach(), gradient_by_autograd(self.policy, loss)
 
 
@@ -202,7 +203,7 @@ def test_equal_rewards_leave_the_entropy_alone(make_recorder, pairs):
     batch, transitions = sampled(agent, pairs, 4)
     loss, gradient = agent.gradient_of(batch, transitions, torch.full((16,), 0.5, dtype=torch.float64))
 
-    judged = agent.policy.judge(batch.tokens, lockstep.trace(transitions, batch.lengths))
+    judged = agent.policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions))
     p = judged.log_probs[judged.free].exp()
     entropy = -(p * p.log2()).sum(-1).mean()  # in bits, which is normalised by the log of two options
     assert loss.item() == pytest.approx(-0.3 * entropy.item(), abs=1e-10)
@@ -218,7 +219,7 @@ def test_both_sentences_of_an_example_share_its_advantage(make_recorder, pairs, 
     batch, transitions = sampled(agent, pairs, n_parses)
     rewards = random_rewards(4 * n_parses)
     loss, _ = agent.gradient_of(batch, transitions, rewards)
-    judged = agent.policy.judge(batch.tokens, lockstep.trace(transitions, batch.lengths))
+    judged = agent.policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions))
     log_probs = judged.log_prob(transitions).sum(1)
     total = 0.0
     for side, b, k in itertools.product(range(2), range(4), range(n_parses)):

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlparse.models import cells
+from rlparse.models.cells import Cell
+
 
 class Composition(nn.Module, ABC):
     """Turn word embeddings into leaf states and two child states into their parent's.
@@ -52,6 +55,18 @@ class Composition(nn.Module, ABC):
             [M, state_size] float.
         """
 
+    def cell(self, n_nodes: int, like: Tensor) -> Cell:
+        """Begin one pass over a batch, as the stack machine asks for it.
+
+        A composition of one's own works as it is: backward composes every node once more and lets autograd
+        differentiate it. The ones here have their backward written by hand.
+
+        Args:
+            n_nodes: Nodes that will be composed.
+            like: Gives dtype and device.
+        """
+        return cells.RecomputingCell(self, n_nodes, like)
+
     def hidden(self, state: Tensor) -> Tensor:
         """Give the part of a state that others read: [..., state_size] to [..., D]."""
         return state[..., : self.hidden_size]
@@ -81,6 +96,10 @@ class TreeRNN(Composition):
         self.project = nn.Linear(embedding_size, hidden_size)
         self.combine = nn.Linear(2 * hidden_size + tracker_size, hidden_size)
         self.norm = nn.LayerNorm(hidden_size) if layer_norm else None
+
+    def cell(self, n_nodes: int, like: Tensor) -> Cell:
+        """Begin one pass; see `Composition.cell`."""
+        return cells.TreeRNNCell(self, n_nodes, like)
 
     def leaf(self, embeddings: Tensor) -> Tensor:
         """Project the embedding: W_e e + b, squashed like every other node."""
@@ -118,6 +137,11 @@ class BinaryTreeLSTM(Composition):
             self.gain = nn.Parameter(torch.ones(5, hidden_size))
         with torch.no_grad():
             self.combine.bias[hidden_size : 3 * hidden_size] = 1.0
+
+    def cell(self, n_nodes: int, like: Tensor) -> Cell:
+        """Begin one pass; see `Composition.cell`."""
+        kind = cells.NormalisedTreeLSTMCell if self.layer_norm else cells.TreeLSTMCell
+        return kind(self, n_nodes, like)
 
     def leaf(self, embeddings: Tensor) -> Tensor:
         """Map the embedding linearly to (h, c)."""
@@ -162,6 +186,10 @@ class GatedRecursiveCell(Composition):
         self.project = nn.Linear(embedding_size, hidden_size)
         self.widen = nn.Linear(2 * hidden_size + tracker_size, 4 * hidden_size)
         self.combine = nn.Linear(4 * hidden_size, 4 * hidden_size)
+
+    def cell(self, n_nodes: int, like: Tensor) -> Cell:
+        """Begin one pass; see `Composition.cell`."""
+        return cells.GatedCell(self, n_nodes, like)
 
     def leaf(self, embeddings: Tensor) -> Tensor:
         """Map the embedding linearly, then normalise."""

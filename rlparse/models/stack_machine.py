@@ -5,22 +5,23 @@ lockstep parser; the only order possible when a tracker feeds the composition. B
 Either way the nodes of a group are neighbours in one preallocated table, so that a group is one gather, one
 composition, one write.
 
-Backward runs through the groups in reverse and recomputes each composition, so that the memory a batch needs is its
-table and nothing more, and any `Composition` works unchanged.
+Forward and backward are written by hand (`rlparse.models.cells`): autograd sees one function. Every gradient of a node
+comes from one place, so that backward gathers like forward does and never adds into a table; with a tracker, which
+reads the same node in many steps, it adds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from rlparse.lockstep import Trace
+from rlparse.models.cells import Cell, Planes
 from rlparse.models.composition import Composition
-from rlparse.models.tracker import Tracker
+from rlparse.models.tracker import Tracker, TrackerCell
 
 ScheduleName = Literal["by_step", "by_level"]
 
@@ -35,18 +36,18 @@ class Layout(NamedTuple):
     """Where every node of a batch lies in the table: all leaves first, row by row, then the groups in order.
 
     Attributes:
-        position: [R, 2N - 1] int64. Table row of each node id; one past the last table row where there is no node.
-        left: [M] int64. Table row of the left child of the m-th composed node.
-        right: [M] int64. The same for the right child.
+        position: [R, 2N - 1] int64. Table row of each node id; that of the zeros behind the table where there is no node.
+        children: [M, 2] int64. Table rows of the left and right child of the m-th composed node.
         rows: [M] int64. Batch row it belongs to.
+        roots: [R] int64. Table row of the node that covers each sentence.
         sizes: Nodes in each group; they add up to M.
         n_leaves: Tokens in the batch.
     """
 
     position: Tensor
-    left: Tensor
-    right: Tensor
+    children: Tensor
     rows: Tensor
+    roots: Tensor
     sizes: list[int]
     n_leaves: int
 
@@ -55,8 +56,9 @@ class Encoding(NamedTuple):
     """The vectors of a batch of trees.
 
     Attributes:
-        roots: [R, state_size] float. State of the node that covers each sentence.
-        table: [leaves + M, state_size] float. States of all nodes, in the layout's order.
+        roots: [R, D] float. Hidden vector of the node that covers each sentence.
+        table: [leaves + M + 1, D] float. Hidden vectors of all nodes, in the layout's order, and a row of zeros, which
+            stands for "nothing there".
         layout: Where they lie.
         trace: The derivations that made them.
         tracker: [R, T, H] float. Tracker's hidden vectors after reading each step (zeros past a row's end), or None.
@@ -80,25 +82,30 @@ def lay_out(trace: Trace, schedule: str) -> Layout:
     lengths, device = trace.lengths, trace.lengths.device
     rows, n_inner = trace.steps.shape
     n_tokens = n_inner + 1
-    token_mask = torch.arange(n_tokens, device=device) < lengths.unsqueeze(1)  # [R, N]
-    node_mask = token_mask[:, 1:]  # a row of n tokens has n - 1 inner nodes
+    places = torch.arange(n_tokens, device=device)
     n_leaves = int(lengths.sum())
-    n_inner_real = n_leaves - rows
-    position = torch.full((rows, 2 * n_tokens - 1), n_leaves + n_inner_real, dtype=torch.int64, device=device)
-    leaf_position = (lengths.cumsum(0) - lengths).unsqueeze(1) + torch.arange(n_tokens, device=device)
-    position[:, :n_tokens] = torch.where(token_mask, leaf_position, position[:, :n_tokens])
-    keys = SCHEDULES[schedule](trace)[node_mask]  # [M]
-    order = torch.argsort(keys, stable=True)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(n_inner_real, device=device)
-    inner = position[:, n_tokens:]
-    inner[node_mask] = n_leaves + rank
-    children = trace.children.clamp_min(0)
-    row_index = torch.arange(rows, device=device).view(-1, 1, 1)
-    child_positions = position[row_index, children][node_mask][order]  # [M, 2]
-    sizes = [size for size in torch.bincount(keys).tolist() if size] if n_inner_real else []
-    node_rows = node_mask.nonzero()[:, 0][order]
-    return Layout(position, child_positions[:, 0], child_positions[:, 1], node_rows, sizes, n_leaves)
+    n_nodes = n_leaves - rows
+    first_leaf = (lengths.cumsum(0) - lengths).unsqueeze(1)
+    # All nodes of the padded batch in one order, those that do not exist last.
+    keys = SCHEDULES[schedule](trace)
+    exists = places[:-1] < lengths.unsqueeze(1) - 1  # a row of n tokens has n - 1 inner nodes
+    last = trace.tops.shape[1] + 1
+    order = torch.where(exists, keys, last).flatten().sort(stable=True)
+    inner = torch.empty_like(order.indices)
+    inner[order.indices] = torch.arange(n_leaves, n_leaves + inner.shape[0], device=device)
+    position = torch.cat(
+        (
+            torch.where(places < lengths.unsqueeze(1), first_leaf + places, n_leaves + n_nodes),
+            inner.view(rows, n_inner).clamp_max(n_leaves + n_nodes),
+        ),
+        dim=1,
+    )
+    made = order.indices[:n_nodes]
+    node_rows = made // max(n_inner, 1)
+    children = trace.children.view(-1, 2)[made] + (node_rows * position.shape[1]).unsqueeze(1)
+    roots = position.gather(1, torch.where(lengths > 1, n_inner + lengths - 1, 0).unsqueeze(1)).squeeze(1)
+    sizes = [size for size in torch.bincount(order.values[:n_nodes]).tolist() if size]
+    return Layout(position, position.flatten()[children], node_rows, roots, sizes, n_leaves)
 
 
 class StackMachine(nn.Module):
@@ -145,220 +152,399 @@ class StackMachine(nn.Module):
                 f"embeddings must be [R, N, E] with R = {rows} and N = {(n_steps + 1) // 2} as the derivations "
                 f"have it, got {tuple(embeddings.shape)}"
             )
+        tokens = _real_tokens(trace.lengths, embeddings.shape[1])
         if self.tracker is None:
             layout = lay_out(trace, self.schedule)
-            table = self._compose(self._leaves(embeddings, trace.lengths), layout)
-            tracked = None
-        else:
-            # Longest first, so that the rows still running are always the first ones.
-            order = torch.argsort(trace.lengths, descending=True, stable=True)
-            back = torch.argsort(order)
-            in_order = Trace(*(field[order] for field in trace))
-            layout = lay_out(in_order, "by_step")
-            leaves = self._leaves(embeddings[order], in_order.lengths)
-            table, tracked = self._track_and_compose(leaves, layout, in_order)
-            layout = layout._replace(position=layout.position[back], rows=order[layout.rows])
-            tracked = tracked[back]
-        last = torch.where(trace.lengths > 1, layout.position.shape[1] // 2 + trace.lengths - 1, 0)
-        roots = table[layout.position.gather(1, last.unsqueeze(1)).squeeze(1)]
-        return Encoding(roots, table, layout, trace, tracked)
-
-    def _leaves(self, embeddings: Tensor, lengths: Tensor) -> Tensor:
-        """States of the real tokens, row by row: [leaves, state_size]."""
-        token_mask = torch.arange(embeddings.shape[1], device=lengths.device) < lengths.unsqueeze(1)
-        return self.composition.leaf(embeddings[token_mask])
-
-    def _compose(self, leaves: Tensor, layout: Layout) -> Tensor:
-        parameters = tuple(p for p in self.composition.parameters() if p.requires_grad)
-        # mypy sees an unannotated method of our own class, although torch defines it.
-        table: Tensor = _ComposeGroups.apply(  # type: ignore[no-untyped-call]
-            self.composition, layout, leaves, *parameters
+            roots, table = _compose(self.composition, layout, _Pick.apply(embeddings.flatten(0, 1), tokens))  # type: ignore[no-untyped-call]
+            return Encoding(roots, table, layout, trace, None)
+        # Longest first, so that the rows still running are always the first ones.
+        order = torch.argsort(trace.lengths, descending=True, stable=True)
+        back = torch.argsort(order)
+        in_order = Trace(*(field[order] for field in trace))
+        layout = lay_out(in_order, "by_step")
+        words = embeddings[order].flatten(0, 1)[_real_tokens(in_order.lengths, embeddings.shape[1])]
+        table, tracked = self._track(words, in_order.lengths, n_steps, _replay(layout, in_order))
+        roots = table[layout.roots]
+        layout = layout._replace(
+            position=layout.position[back], rows=order[layout.rows], roots=layout.roots[back]
         )
-        return table
+        return Encoding(roots[back], table, layout, trace, tracked[back])
 
-    def _track_and_compose(self, leaves: Tensor, layout: Layout, trace: Trace) -> tuple[Tensor, Tensor]:
+    def _track(
+        self, embeddings: Tensor, lengths: Tensor, n_steps: int, play: Callable[[_StepPass], None]
+    ) -> tuple[Tensor, Tensor]:
+        """Give the table and the tracker's hidden vectors [R, T, H], rows in falling order of length."""
         assert self.tracker is not None
-        both = (*self.composition.parameters(), *self.tracker.parameters())
-        parameters = tuple(p for p in both if p.requires_grad)
-        table, tracked = _TrackAndCompose.apply(  # type: ignore[no-untyped-call]  # as above
-            self.composition, self.tracker, layout, trace, leaves, *parameters
+        tables = _StepPass(self.composition, self.tracker, lengths, embeddings)
+        modules = (self.composition, self.tracker)
+        named = [{name: p for name, p in m.named_parameters() if p.requires_grad} for m in modules]
+        table, flat = _TrackAndCompose.apply(  # type: ignore[no-untyped-call]  # torch does not annotate `apply`
+            tables, play, tuple(map(tuple, named)), embeddings, *named[0].values(), *named[1].values()
         )
-        return table, tracked.transpose(0, 1)
+        running = torch.arange(n_steps, device=lengths.device).unsqueeze(1) < 2 * lengths - 1  # [T, R]
+        places = running.flatten().nonzero().squeeze(1)
+        tracked = flat.new_zeros(running.numel(), flat.shape[1]).index_copy(0, places, flat)
+        return table, tracked.view(n_steps, len(lengths), -1).transpose(0, 1)
 
 
-def _add_gradients(total: list[Tensor | None], new: tuple[Tensor | None, ...]) -> None:
-    """Add the gradients of one group to the running sums, in place."""
-    for i, gradient in enumerate(new):
-        if gradient is None:
-            continue
-        running = total[i]
-        if running is None:
-            total[i] = gradient.clone()
-        else:
-            running.add_(gradient)
+def _real_tokens(lengths: Tensor, n_tokens: int) -> Tensor:
+    """Indices of the real tokens in a flattened [R, N] batch, row by row: [leaves] int64."""
+    token_mask = torch.arange(n_tokens, device=lengths.device) < lengths.unsqueeze(1)
+    return token_mask.flatten().nonzero().squeeze(1)
+
+
+def _refuse_second_derivatives() -> None:
+    """Raise where backward is asked to be differentiable itself: that is when autograd leaves gradients on in it."""
+    if torch.is_grad_enabled():
+        raise NotImplementedError(
+            "the stack machine's backward is written by hand and has no derivative of its own: second derivatives "
+            "through a tree encoder (create_graph=True) are not there; differentiate only once"
+        )
+
+
+class _Pick(torch.autograd.Function):
+    """Take rows out of a table, none of them twice: backward writes each gradient where it belongs."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.rows = table.shape[0]
+        return table.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        _refuse_second_derivatives()
+        (index,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.rows, *grad.shape[1:]).index_copy_(0, index, grad), None
+
+
+def _compose(composition: Composition, layout: Layout, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the roots' hidden vectors [R, D] and the whole table, from the embeddings of the real tokens [L, E]."""
+    named = {name: p for name, p in composition.named_parameters() if p.requires_grad}
+    roots, table = _ComposeGroups.apply(  # type: ignore[no-untyped-call]  # torch does not annotate `apply`
+        composition, layout, tuple(named), embeddings, *named.values()
+    )
+    return roots, table
+
+
+class _Group(NamedTuple):
+    """Views into the tables of a pass, for the nodes that are composed together."""
+
+    index: Tensor  # [2 m] table rows of their children, left and right in turn
+    slots: Tensor  # [m] where backward finds the gradients of their states
+    gathered: Planes  # [2 m, D] each: their children's states
+    children: Planes  # [m, 2 D] each: the same memory
+    states: Planes  # [m, D] each: their own
+    kept: Planes  # what the cell keeps of them
+
+
+class _Pass:
+    """The tables of one forward and backward over a batch of trees.
+
+    Gradients lie by the parent: row ``2 m + side`` of a table holds the gradient of the m-th node's child on that
+    side, and the roots' gradients follow, ``2 M + r``. `slots` tells every node where that is.
+    """
+
+    def __init__(self, composition: Composition, layout: Layout, like: Tensor) -> None:
+        D, device = composition.hidden_size, like.device
+        self.n_leaves, self.n_nodes = layout.n_leaves, layout.children.shape[0]
+        M, total = self.n_nodes, layout.n_leaves + layout.children.shape[0]
+        self.layout = layout
+        self.cell: Cell = composition.cell(M, like)
+        self.index = layout.children.flatten()
+        self.slots = torch.empty(total, dtype=torch.int64, device=device)
+        self.slots[self.index] = torch.arange(2 * M, device=device)
+        self.slots[layout.roots] = torch.arange(2 * M, 2 * M + layout.roots.shape[0], device=device)
+        self.gathered = tuple(like.new_empty(2 * M, D) for _ in range(composition.state_multiple))
+        self.children = tuple(plane.view(M, 2 * D) for plane in self.gathered)
+
+    def groups(self, planes: Planes) -> list[_Group]:
+        """Cut every table into the groups of the layout."""
+        sizes, doubled = self.layout.sizes, [2 * size for size in self.layout.sizes]
+
+        def cut(tables: Planes, lengths: Sequence[int]) -> list[Planes]:
+            return list(zip(*(table.split(list(lengths)) for table in tables), strict=True))
+
+        own = tuple(plane[self.n_leaves : self.n_leaves + self.n_nodes] for plane in planes)
+        parts = (
+            self.index.split(doubled),
+            self.slots[self.n_leaves :].split(sizes),
+            cut(self.gathered, doubled),
+            cut(self.children, sizes),
+            cut(own, sizes),
+            self.cell.groups(sizes),
+        )
+        return [_Group(*group) for group in zip(*parts, strict=True)] if sizes else []
+
+    def forward(self, embeddings: Tensor) -> Planes:
+        """Fill tables of new memory: [L + M + 1, D] each, the last row zeros."""
+        rows = self.n_leaves + self.n_nodes
+        planes = tuple(embeddings.new_empty(rows + 1, self.cell.size) for _ in self.gathered)
+        for plane in planes:
+            plane[rows].zero_()
+        self.cell.leaf(embeddings, tuple(plane[: self.n_leaves] for plane in planes))
+        for group in self.groups(planes):
+            for plane, gathered in zip(planes, group.gathered, strict=True):
+                torch.index_select(plane, 0, group.index, out=gathered)
+            self.cell.compose(group.children, group.states, group.kept)
+        return planes
+
+    def backward(
+        self, embeddings: Tensor, planes: Planes, grad_roots: Tensor | None, grad_table: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Give the gradients of embeddings and weights; what the cell kept is overwritten."""
+        D, M, L = self.cell.size, self.n_nodes, self.n_leaves
+        n_roots = self.layout.roots.shape[0]
+        grads = tuple(embeddings.new_empty(2 * M + n_roots, D) for _ in planes)
+        for grad in grads:
+            grad[2 * M :].zero_()
+        if grad_roots is not None:
+            grads[0][2 * M :] = grad_roots
+        by_parent = (
+            [
+                tuple(part)
+                for part in zip(
+                    *(g[: 2 * M].view(M, 2 * D).split(self.layout.sizes) for g in grads), strict=True
+                )
+            ]
+            if M
+            else []
+        )
+        largest = max(self.layout.sizes, default=0)
+        scratch = tuple(embeddings.new_empty(largest, D) for _ in planes)
+        groups = self.groups(planes)
+        end = L + M
+        for group, grad_children in zip(reversed(groups), reversed(by_parent), strict=True):
+            size = group.slots.shape[0]
+            own = tuple(
+                torch.index_select(grad, 0, group.slots, out=room[:size])
+                for grad, room in zip(grads, scratch, strict=True)
+            )
+            if grad_table is not None:
+                own[0].add_(grad_table[end - size : end])
+            self.cell.compose_backward(group.children, group.states, own, group.kept, grad_children)
+            end -= size
+        leaves = tuple(grad.index_select(0, self.slots[:L]) for grad in grads)
+        if grad_table is not None:
+            leaves[0].add_(grad_table[:L])
+        grad_embeddings, found = self.cell.leaf_backward(
+            embeddings, tuple(plane[:L] for plane in planes), leaves
+        )
+        return grad_embeddings, found | self.cell.weight_gradients(self.children)
 
 
 class _ComposeGroups(torch.autograd.Function):
-    """Fill the node table group by group; backward recomputes each group once, in reverse."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, composition: Composition, layout: Layout, leaves: Tensor, *parameters: Tensor
-    ) -> Tensor:
-        table = leaves.new_empty(layout.n_leaves + layout.left.shape[0], leaves.shape[1])
-        table[: layout.n_leaves] = leaves
-        start = 0
-        for size in layout.sizes:
-            group = slice(start, start + size)
-            left = table.index_select(0, layout.left[group])
-            right = table.index_select(0, layout.right[group])
-            table[layout.n_leaves + start : layout.n_leaves + start + size] = composition(left, right)
-            start += size
-        ctx.composition, ctx.layout, ctx.parameters = composition, layout, parameters
-        ctx.save_for_backward(table)
-        return table
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_table: Tensor) -> tuple[Any, ...]:
-        table = ctx.saved_tensors[
-            0
-        ].detach()  # saved as an output, it comes back with this very node as its history
-        layout: Layout = ctx.layout
-        grad_table = grad_table.clone()
-        grads: list[Tensor | None] = [None] * len(ctx.parameters)
-        end = len(layout.left)
-        for size in reversed(layout.sizes):
-            group = slice(end - size, end)
-            with torch.enable_grad():
-                left = table.index_select(0, layout.left[group]).requires_grad_()
-                right = table.index_select(0, layout.right[group]).requires_grad_()
-                composed = ctx.composition(left, right)
-            grad_left, grad_right, *grad_parameters = torch.autograd.grad(
-                composed,
-                (left, right, *ctx.parameters),
-                grad_table[layout.n_leaves + end - size : layout.n_leaves + end],
-                allow_unused=True,
-            )
-            # Every node has one parent, so that no index occurs twice in these two additions.
-            grad_table.index_add_(0, layout.left[group], grad_left)
-            grad_table.index_add_(0, layout.right[group], grad_right)
-            _add_gradients(grads, tuple(grad_parameters))
-            end -= size
-        return None, None, grad_table[: layout.n_leaves], *grads
-
-
-class _TrackAndCompose(torch.autograd.Function):
-    """The same by step, with a tracker that reads the stack before each step and feeds the composition.
-
-    Rows must be sorted by length, longest first. Gives the table and the tracker's hidden vectors, [T, R, H].
-    """
+    """Compose group after group without a tracker. Gives the roots [R, D] and the table [L + M + 1, D]."""
 
     @staticmethod
     def forward(
         ctx: Any,
         composition: Composition,
-        tracker: Tracker,
         layout: Layout,
-        trace: Trace,
-        leaves: Tensor,
+        names: tuple[str, ...],
+        embeddings: Tensor,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        rows, n_steps = trace.tops.shape[:2]
-        # One row of zeros more stands for "nothing there", which is where the layout points for a missing node.
-        table = leaves.new_zeros(layout.n_leaves + layout.left.shape[0] + 1, leaves.shape[1])
-        table[: layout.n_leaves] = leaves
-        plan = _plan_steps(layout, trace)
-        hidden = leaves.new_zeros(n_steps + 1, rows, tracker.hidden_size)
-        cell = torch.zeros_like(hidden)
-        for t, step in enumerate(plan):
-            active = step.active
-            inputs = composition.hidden(table[step.tops]).flatten(1)
-            h, c = tracker.step(inputs, (hidden[t, :active], cell[t, :active]))
-            hidden[t + 1, :active], cell[t + 1, :active] = h, c
-            if step.size:
-                left = table.index_select(0, layout.left[step.group])
-                right = table.index_select(0, layout.right[step.group])
-                start = layout.n_leaves + step.group.start
-                table[start : start + step.size] = composition(left, right, h.index_select(0, step.reducing))
-        ctx.composition, ctx.tracker, ctx.layout, ctx.plan, ctx.parameters = (
-            composition,
-            tracker,
-            layout,
-            plan,
-            parameters,
-        )
-        ctx.save_for_backward(table, hidden, cell)
-        return table[:-1].clone(), hidden[1:].clone()
+        tables = _Pass(composition, layout, embeddings)
+        planes = tables.forward(embeddings)
+        ctx.tables, ctx.names, ctx.spent = tables, names, False
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(embeddings, *planes)
+        return planes[0].index_select(0, layout.roots), planes[0]
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_nodes: Tensor, grad_tracked: Tensor) -> tuple[Any, ...]:
-        table, hidden, cell = ctx.saved_tensors
-        layout: Layout = ctx.layout
-        composition, tracker = ctx.composition, ctx.tracker
-        grad_table = torch.zeros_like(table)
-        grad_table[:-1] = grad_nodes
-        grad_hidden = torch.zeros_like(hidden[0])
+    def backward(ctx: Any, grad_roots: Tensor | None, grad_table: Tensor | None) -> tuple[Any, ...]:
+        _refuse_second_derivatives()
+        embeddings, *saved = (tensor.detach() for tensor in ctx.saved_tensors)
+        planes = tuple(saved)
+        tables: _Pass = ctx.tables
+        if ctx.spent:  # a graph that is kept for several backwards: fill again what the last one overwrote
+            planes = tables.forward(embeddings)
+        ctx.spent = True
+        grad_embeddings, found = tables.backward(embeddings, planes, grad_roots, grad_table)
+        return None, None, None, grad_embeddings, *(found.get(name) for name in ctx.names)
+
+
+class _StepPass:
+    """The tables of one forward and backward by step, with a tracker that feeds the composition.
+
+    Rows are sorted by length, longest first, so that the rows still running are always the first ones. Nodes get
+    their table rows in the order in which they are made. One row of zeros more stands for "nothing there".
+    """
+
+    def __init__(self, composition: Composition, tracker: Tracker, lengths: Tensor, like: Tensor) -> None:
+        D, H = composition.hidden_size, tracker.hidden_size
+        self.n_leaves = int(lengths.sum())
+        self.n_nodes = self.n_leaves - lengths.shape[0]
+        longest = 2 * int(lengths[0]) - 1
+        numbers = torch.arange(longest, device=lengths.device).unsqueeze(1)
+        self.active: list[int] = (2 * lengths - 1 > numbers).sum(1).tolist()
+        self.cell: Cell = composition.cell(self.n_nodes, like)
+        self.tracker = TrackerCell(tracker, self.active, like)
+        self.children = tuple(like.new_empty(self.n_nodes, 2 * D) for _ in range(composition.state_multiple))
+        self.read = like.new_empty(self.n_nodes, H)  # what each node's composition read of the tracker
+        self.planes: Planes = ()
+        self.steps: list[_Step] = []
+        self.made = 0
+
+    def start(self, embeddings: Tensor) -> None:
+        """Write the leaves into tables of new memory: [L + M + 1, D] each, the last row zeros."""
+        rows = self.n_leaves + self.n_nodes
+        self.planes = tuple(embeddings.new_empty(rows + 1, self.cell.size) for _ in self.children)
+        for plane in self.planes:
+            plane[rows].zero_()
+        self.cell.leaf(embeddings, tuple(plane[: self.n_leaves] for plane in self.planes))
+        self.steps, self.made = [], 0
+
+    def look(self, tops: Tensor) -> Tensor:
+        """Let the tracker read: table rows [3 a] int64, three for every running row; gives [a, H]."""
+        t = len(self.steps)
+        D = self.cell.size
+        torch.index_select(self.planes[0], 0, tops, out=self.tracker.inputs_of(t).view(-1, D))
+        self.steps.append(_Step(tops, tops[:0], tops[:0], slice(self.made, self.made)))
+        return self.tracker.step(t)
+
+    def reduce(self, rows: Tensor, index: Tensor) -> None:
+        """Compose: batch rows [m] int64 and the table rows of their nodes' children, [2 m] int64."""
+        size = rows.shape[0]
+        group = slice(self.made, self.made + size)
+        t = len(self.steps) - 1
+        self.steps[t] = self.steps[t]._replace(rows=rows, index=index, group=group)
+        self.made += size
+        if not size:
+            return
+        torch.index_select(self.tracker.views[t][-1], 0, rows, out=self.read[group])
+        for plane, children in zip(self.planes, self.children, strict=True):
+            torch.index_select(plane, 0, index, out=children[group].view(2 * size, -1))
+        self.cell.compose(*self._views(group), self.read[group])
+
+    def _views(self, group: slice) -> tuple[Planes, Planes, Planes]:
+        own = slice(self.n_leaves + group.start, self.n_leaves + group.stop)
+        return (
+            tuple(children[group] for children in self.children),
+            tuple(plane[own] for plane in self.planes),
+            tuple(table[group] for table in self.cell.kept),
+        )
+
+    def backward(
+        self, embeddings: Tensor, planes: Planes, grad_table: Tensor | None, grad_tracked: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Give the gradients of embeddings, of the composition and of the tracker; what was kept is overwritten."""
+        self.planes = planes
+        D, L = self.cell.size, self.n_leaves
+        grads = tuple(torch.zeros_like(plane) for plane in planes)
+        if grad_table is not None:
+            grads[0].copy_(grad_table)
+        grad_hidden = embeddings.new_zeros(self.active[0], self.tracker.size)
         grad_cell = torch.zeros_like(grad_hidden)
-        grads: list[Tensor | None] = [None] * len(ctx.parameters)
-        for t in reversed(range(len(ctx.plan))):
-            step = ctx.plan[t]
-            active = step.active
-            start = layout.n_leaves + step.group.start
-            with torch.enable_grad():
-                read = table[step.tops].requires_grad_()
-                h_before = hidden[t, :active].detach().requires_grad_()
-                c_before = cell[t, :active].detach().requires_grad_()
-                inputs = composition.hidden(read).flatten(1)
-                h, c = tracker.step(inputs, (h_before, c_before))
-                made, asked = [h, c], [read, h_before, c_before]
-                given = [grad_hidden[:active] + grad_tracked[t, :active], grad_cell[:active]]
-                if step.size:
-                    left = table.index_select(0, layout.left[step.group]).requires_grad_()
-                    right = table.index_select(0, layout.right[step.group]).requires_grad_()
-                    made.append(composition(left, right, h.index_select(0, step.reducing)))
-                    asked += [left, right]
-                    given.append(grad_table[start : start + step.size].clone())
-            found = torch.autograd.grad(made, (*asked, *ctx.parameters), given, allow_unused=True)
-            # A node may stand on top of the stack in many rows' steps, but only once in this one.
-            grad_table.index_add_(0, step.tops.flatten(), found[0].flatten(0, 1))
-            grad_hidden[:active], grad_cell[:active] = found[1], found[2]
-            if step.size:
-                grad_table.index_add_(0, layout.left[step.group], found[3])
-                grad_table.index_add_(0, layout.right[step.group], found[4])
-            _add_gradients(grads, found[len(asked) :])
-        return None, None, None, None, grad_table[: layout.n_leaves], *grads
+        for t in reversed(range(len(self.steps))):
+            tops, rows, index, group = self.steps[t]
+            active, size = self.active[t], rows.shape[0]
+            hidden, cell = grad_hidden[:active], grad_cell[:active]
+            if grad_tracked is not None:
+                start = self.tracker.starts[t]
+                hidden.add_(grad_tracked[start : start + active])
+            if size:
+                children, states, kept = self._views(group)
+                own = tuple(grad[L + group.start : L + group.stop] for grad in grads)
+                to_children = tuple(torch.empty_like(plane) for plane in children)
+                read = self.cell.compose_backward(children, states, own, kept, to_children, self.read[group])
+                assert read is not None
+                hidden.index_add_(0, rows, read)
+                for grad, found in zip(grads, to_children, strict=True):
+                    grad.index_add_(0, index, found.view(2 * size, D))
+            to_inputs, before = self.tracker.step_backward(t, hidden, cell)
+            grads[0].index_add_(0, tops, to_inputs.view(3 * active, D))
+            hidden.copy_(before)
+        grad_embeddings, found = self.cell.leaf_backward(
+            embeddings, tuple(plane[:L] for plane in planes), tuple(grad[:L] for grad in grads)
+        )
+        return (
+            grad_embeddings,
+            found | self.cell.weight_gradients(self.children, self.read),
+            self.tracker.weight_gradients(),
+        )
 
 
 class _Step(NamedTuple):
-    """One step of the lockstep loop: the rows still running, what they read, and which of them compose."""
+    """What one step of the lockstep loop read and made."""
 
-    active: int
-    tops: Tensor  # [active, 3] table rows
-    reducing: Tensor  # [size] rows
-    group: slice
-    size: int
+    tops: Tensor  # [3 a] table rows
+    rows: Tensor  # [m] batch rows that reduce
+    index: Tensor  # [2 m] table rows of their nodes' children
+    group: slice  # which nodes they make
 
 
-def _plan_steps(layout: Layout, trace: Trace) -> list[_Step]:
-    rows, n_steps = trace.tops.shape[:2]
-    n_nodes = layout.n_leaves + layout.left.shape[0]
-    row_index = torch.arange(rows, device=trace.lengths.device).view(-1, 1, 1)
-    positions = layout.position[row_index, trace.tops.clamp_min(0)]
-    positions = torch.where(trace.tops >= 0, positions, n_nodes)
-    steps = torch.arange(n_steps, device=trace.lengths.device).unsqueeze(1)
-    active_rows = (2 * trace.lengths - 1 > steps).sum(1).tolist()
-    made = (trace.steps.flatten() == steps).sum(1).tolist()
-    plan: list[_Step] = []
-    start = 0
-    for t, (active, size) in enumerate(zip(active_rows, made, strict=True)):
-        if not active:
-            break
-        group = slice(start, start + size)
-        plan.append(_Step(active, positions[:active, t], layout.rows[group], group, size))
-        start += size
-    return plan
+class _TrackAndCompose(torch.autograd.Function):
+    """By step, with a tracker that reads the stack before each step and feeds the composition.
+
+    Rows must be sorted by length, longest first. Gives the table, [L + M + 1, D], and the tracker's hidden vectors of
+    all running rows, step after step, [S, H].
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        tables: _StepPass,
+        play: Callable[[_StepPass], None],
+        names: tuple[tuple[str, ...], tuple[str, ...]],
+        embeddings: Tensor,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        tables.start(embeddings)
+        play(tables)
+        ctx.tables, ctx.names, ctx.spent = tables, names, False
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(embeddings, *tables.planes)
+        table, tables.planes = tables.planes[0], ()
+        return table, tables.tracker.hidden.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad_table: Tensor | None, grad_tracked: Tensor | None) -> tuple[Any, ...]:
+        _refuse_second_derivatives()
+        embeddings, *saved = (tensor.detach() for tensor in ctx.saved_tensors)
+        planes = tuple(saved)
+        tables: _StepPass = ctx.tables
+        if ctx.spent:  # a graph that is kept for several backwards: fill again what the last one overwrote
+            steps = tables.steps
+            tables.start(embeddings)
+            for step in steps:
+                tables.look(step.tops)
+                tables.reduce(step.rows, step.index)
+            planes = tables.planes
+        ctx.spent = True
+        grad_embeddings, of_cell, of_tracker = tables.backward(embeddings, planes, grad_table, grad_tracked)
+        tables.planes = ()
+        in_cell, in_tracker = ctx.names
+        return (
+            None,
+            None,
+            None,
+            grad_embeddings,
+            *(of_cell.get(name) for name in in_cell),
+            *(of_tracker.get(name) for name in in_tracker),
+        )
+
+
+def _replay(layout: Layout, trace: Trace) -> Callable[[_StepPass], None]:
+    """Give what takes known derivations step by step; rows must be sorted by length."""
+    positions = layout.position.gather(1, trace.tops.clamp_min(0).flatten(1)).view_as(trace.tops)
+    positions = torch.where(trace.tops >= 0, positions, layout.position.new_tensor(-1))  # [R, T, 3]
+    numbers = torch.arange(trace.tops.shape[1], device=trace.lengths.device).unsqueeze(1)
+    made: list[int] = (trace.steps.flatten() == numbers).sum(1).tolist()
+    index = layout.children.flatten()
+
+    def play(tables: _StepPass) -> None:
+        nothing = tables.n_leaves + tables.n_nodes
+        slots = torch.where(positions >= 0, positions, nothing).transpose(0, 1)  # [T, R, 3]
+        sizes = made[: len(tables.active)]
+        for t, (rows, pairs) in enumerate(
+            zip(layout.rows.split(sizes), index.split([2 * size for size in sizes]), strict=True)
+        ):
+            tables.look(slots[t, : tables.active[t]].flatten())
+            tables.reduce(rows, pairs)
+
+    return play
 
 
 __all__ = ["SCHEDULES", "Encoding", "Layout", "ScheduleName", "StackMachine", "lay_out"]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from rlparse.models.products import Product
 
 
 class Tracker(nn.Module):
@@ -59,3 +64,92 @@ class Tracker(nn.Module):
         """
         states, _ = self.lstm(inputs)
         return states  # type: ignore[no-any-return]  # nn.LSTM.forward is not annotated
+
+
+class TrackerCell:
+    """One pass of a tracker over the steps of a batch, forward and backward, without autograd.
+
+    As `rlparse.models.cells` does for compositions: what backward needs stays in tables of [S, ...], one row for each
+    row of the batch that still runs at each step, and the weights' gradients are one product each at the end.
+
+    Args:
+        tracker: Whose weights are read; they must not change before backward is done.
+        active: Rows that run at each step, falling; they add up to S.
+        like: Gives dtype and device.
+    """
+
+    def __init__(self, tracker: Tracker, active: Sequence[int], like: Tensor) -> None:
+        D, H, total = tracker.input_size, tracker.hidden_size, sum(active)
+        self.size = H
+        w_ih, w_hh, b_ih, b_hh = (weight.detach().clone() for weight in tracker.lstm.all_weights[0])
+        # tanh(x) = 2 sigmoid(2 x) - 1, so that one sigmoid squashes all four blocks.
+        for tensor in (w_ih, w_hh, b_ih, b_hh):
+            tensor[2 * H : 3 * H].mul_(2.0)
+        self.from_input, self.from_hidden = Product(w_ih, b_ih + b_hh), Product(w_hh, None)
+        self.minus_one = like.new_full((), -1.0)
+        self.inputs = like.new_empty(total, 3 * D)
+        self.gates = like.new_empty(total, 4 * H)
+        self.hidden, self.cells, self.squashed = (like.new_empty(total, H) for _ in range(3))
+        self.active = list(active)
+        self.starts = [0, *accumulate(self.active)]
+        nothing = like.new_zeros(active[0], H)
+        self.before = [nothing, *self.hidden.split(self.active)[:-1]]
+        self.cells_before = [nothing, *self.cells.split(self.active)[:-1]]
+        blocks = self.gates.view(total, 4, H)
+        views = (self.gates, *blocks.unbind(1), self.squashed, self.cells, self.hidden)
+        self.views = list(zip(*(view.split(self.active) for view in views), strict=True))
+
+    def inputs_of(self, t: int) -> Tensor:
+        """Give where the inputs of step t belong: [a, 3 D] float."""
+        return self.inputs[self.starts[t] : self.starts[t + 1]]
+
+    def step(self, t: int) -> Tensor:
+        """Read the inputs of step t, which stand in `inputs`, and give the hidden vectors after it: [a, H]."""
+        active = self.active[t]
+        gates, i, f, g, o, squashed, cell, hidden = self.views[t]
+        self.from_input.forward(self.inputs_of(t), gates)
+        self.from_hidden.add(self.before[t][:active], gates)
+        gates.sigmoid_()
+        # c = f c + i (2 g - 1)
+        torch.mul(f, self.cells_before[t][:active], out=cell)
+        cell.sub_(i).addcmul_(i, g, value=2.0)
+        torch.mul(cell, 2.0, out=squashed)
+        torch.add(self.minus_one, squashed.sigmoid_(), alpha=2.0, out=squashed)
+        return torch.mul(o, squashed, out=hidden)
+
+    def step_backward(self, t: int, grad_hidden: Tensor, grad_cell: Tensor) -> tuple[Tensor, Tensor]:
+        """Go backward through step t.
+
+        Args:
+            t: The step.
+            grad_hidden: [a, H] float, of the hidden vectors after it; overwritten.
+            grad_cell: [a, H] float, of the cells after it; overwritten with that of the cells before it.
+
+        Returns:
+            Gradients of the step's inputs, [a, 3 D], and of the hidden vectors before it, [a, H].
+        """
+        gates, i, f, g, o, squashed, _, _ = self.views[t]
+        outer = torch.empty_like(gates)
+        of_i, of_f, of_g, of_o = outer.view(-1, 4, self.size).unbind(1)
+        torch.mul(grad_hidden, squashed, out=of_o)
+        grad_hidden.mul_(o)
+        grad_cell.add_(torch.ops.aten.tanh_backward(grad_hidden, squashed))
+        torch.mul(grad_cell, self.cells_before[t][: self.active[t]], out=of_f)
+        torch.mul(grad_cell, torch.add(self.minus_one, g, alpha=2.0), out=of_i)
+        torch.mul(grad_cell, i, out=of_g).mul_(2.0)
+        grad_cell.mul_(f)
+        torch.ops.aten.sigmoid_backward.grad_input(outer, gates, grad_input=gates)
+        return self.from_input.backward(gates), self.from_hidden.backward(gates)
+
+    def weight_gradients(self) -> dict[str, Tensor]:
+        """Give the gradients of the weights by their names in `Tracker`, once every step went backward."""
+        H = self.size
+        before = torch.cat([rows[:active] for rows, active in zip(self.before, self.active, strict=True)])
+        found = {
+            "lstm.weight_ih_l0": self.from_input.weight_gradient(self.gates, self.inputs),
+            "lstm.weight_hh_l0": self.from_hidden.weight_gradient(self.gates, before),
+            "lstm.bias_ih_l0": self.gates.sum(0),
+        }
+        for gradient in found.values():
+            gradient[2 * H : 3 * H].mul_(2.0)
+        return found | {"lstm.bias_hh_l0": found["lstm.bias_ih_l0"].clone()}

@@ -17,7 +17,6 @@ sentences, and adds nothing where spans are pooled. A change to a convention is 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from typing import Literal, NamedTuple
@@ -33,6 +32,7 @@ __all__ = [
     "Bracketings",
     "Convention",
     "LabelRecall",
+    "LabelledPhrases",
     "ParseScore",
     "SelfScore",
     "find_convention",
@@ -341,33 +341,73 @@ def recall_by_label(
     """
     rules = find_convention(convention, drop_punctuation=drop_punctuation)
     ours = _bracketings(predicted, tokens)
-    if len(labelled_spans) != len(ours):
-        raise ValueError(f"got trees of {len(ours)} sentences, but labelled spans of {len(labelled_spans)}")
-    nodes = ours.nodes(punctuation=rules.punctuation)
-    found, n_left = set(nodes.keys.tolist()), nodes.n_tokens.tolist()
-    places = ours.places(punctuation=rules.punctuation).tolist()
-    offset = 0
-    n_gold: Counter[str] = Counter()
-    n_found: Counter[str] = Counter()
-    for i, phrases in enumerate(labelled_spans):
-        length = ours.n_tokens[i]
-        counted = set()
-        for start, end, label in phrases or ():
-            if not 0 <= start < end <= length:
-                raise ValueError(
-                    f"sentence {i} has {length} tokens, but the labelled span {(start, end, label)}"
-                )
-            counted.add((places[offset + start], places[offset + end], _base_label(label)))
-        offset += length
-        for start, end, label in counted:
-            everything = not rules.root and end - start == n_left[i]
-            if end - start > 1 and not everything and label not in ("ROOT", "TOP"):
-                n_gold[label] += 1
-                n_found[label] += key(start, end) in found
-    if not n_gold:
-        raise ValueError(f"no labelled phrase to find under {rules.name} in {len(ours)} sentences")
-    order = sorted(n_gold, key=lambda label: (-n_gold[label], label))
-    return {label: LabelRecall(rules.name, label, n_gold[label], n_found[label]) for label in order}
+    return LabelledPhrases(labelled_spans, ours, rules).recall(ours)
+
+
+class LabelledPhrases:
+    """The gold phrases that count, found once, so that they can be looked up in the trees of several parsers.
+
+    Args:
+        labelled_spans: Gold phrases of each sentence, None where it has no labelled tree.
+        parses: Any trees over the same sentences.
+        convention: As in `score_parses`.
+
+    Raises:
+        ValueError: As `recall_by_label`.
+    """
+
+    def __init__(
+        self,
+        labelled_spans: Sequence[Iterable[tuple[int, int, str]] | None],
+        parses: Bracketings,
+        convention: str | Convention = "nyu",
+    ) -> None:
+        self.convention = rules = find_convention(convention)
+        self._parses = parses
+        if len(labelled_spans) != len(parses):
+            raise ValueError(
+                f"got trees of {len(parses)} sentences, but labelled spans of {len(labelled_spans)}"
+            )
+        n_left = parses.nodes(punctuation=rules.punctuation).n_tokens.tolist()
+        places = parses.places(punctuation=rules.punctuation).tolist()
+        offset = 0
+        by_label: dict[str, list[int]] = {}
+        for i, phrases in enumerate(labelled_spans):
+            length = parses.n_tokens[i]
+            counted = set()
+            for start, end, label in phrases or ():
+                if not 0 <= start < end <= length:
+                    raise ValueError(
+                        f"sentence {i} has {length} tokens, but the labelled span {(start, end, label)}"
+                    )
+                counted.add((places[offset + start], places[offset + end], _base_label(label)))
+            offset += length
+            for start, end, label in counted:
+                everything = not rules.root and end - start == n_left[i]
+                if end - start > 1 and not everything and label not in ("ROOT", "TOP"):
+                    by_label.setdefault(label, []).append(key(start, end))
+        if not by_label:
+            raise ValueError(f"no labelled phrase to find under {rules.name} in {len(parses)} sentences")
+        order = sorted(by_label, key=lambda label: (-len(by_label[label]), label))
+        self._counts = {label: len(by_label[label]) for label in order}
+        self._keys = np.concatenate([np.array(by_label[label], np.int64) for label in order])
+
+    def recall(self, predicted: Bracketings) -> dict[str, LabelRecall]:
+        """Count the phrases that trees over the same sentences have as nodes; see `recall_by_label`.
+
+        Raises:
+            ValueError: The trees are over other sentences.
+        """
+        _check_same_sentences(predicted, self._parses)
+        nodes = predicted.nodes(punctuation=self.convention.punctuation).keys  # ascending
+        places = np.minimum(np.searchsorted(nodes, self._keys), len(nodes) - 1)
+        found = nodes[places] == self._keys
+        labels = np.repeat(np.arange(len(self._counts)), list(self._counts.values()))
+        n_found = np.bincount(labels[found], minlength=len(self._counts)).tolist()
+        return {
+            label: LabelRecall(self.convention.name, label, n_gold, n)
+            for (label, n_gold), n in zip(self._counts.items(), n_found, strict=True)
+        }
 
 
 def _base_label(label: str) -> str:
@@ -428,7 +468,11 @@ FINAL_STOPS = (".", "!", "?")
 
 
 def trivial_trees(
-    n_tokens: Sequence[int], *, seed: int = 0, tokens: Sequence[Sequence[str]] | None = None
+    n_tokens: Sequence[int],
+    *,
+    seed: int = 0,
+    tokens: Sequence[Sequence[str]] | None = None,
+    kinds: Iterable[str] = TRIVIAL_TREES,
 ) -> dict[str, list[list[int]]]:
     """Build the trees that every parser has to be compared with.
 
@@ -437,20 +481,27 @@ def trivial_trees(
         seed: Of the random trees; each kind has a generator of its own.
         tokens: Words of the sentences; adds ``right_final_stop``, right-branching trees with a final full
             stop, exclamation or question mark attached at the root.
+        kinds: Which of `TRIVIAL_TREES` are wanted; the random ones do not depend on the others.
 
     Returns:
-        Kind of tree (`TRIVIAL_TREES`) to one derivation a sentence.
+        Kind of tree to one derivation a sentence.
 
     Raises:
-        ValueError: A sentence has no token, or the tokens are of another number of sentences.
+        ValueError: A kind is unknown, a sentence has no token, or the tokens are of another number of
+            sentences.
     """
+    wanted = set(kinds)
+    if unknown := sorted(wanted.difference(TRIVIAL_TREES)):
+        raise ValueError(f"unknown trivial trees {unknown}; known: {', '.join(TRIVIAL_TREES)}")
     found: dict[str, list[list[int]]] = {}
     for name, build in _BY_LENGTH.items():
-        of_length = {n: build(n) for n in set(n_tokens)}
-        found[name] = [of_length[n] for n in n_tokens]
+        if name in wanted:
+            of_length = {n: build(n) for n in set(n_tokens)}
+            found[name] = [of_length[n] for n in n_tokens]
     for offset, (name, draw) in enumerate(_AT_RANDOM.items()):
-        rng = np.random.default_rng([seed, offset])
-        found[name] = [draw(n, rng) for n in n_tokens]
+        if name in wanted:
+            rng = np.random.default_rng([seed, offset])
+            found[name] = [draw(n, rng) for n in n_tokens]
     if tokens is not None:
         if len(tokens) != len(n_tokens):
             raise ValueError(f"got the lengths of {len(n_tokens)} sentences, but the tokens of {len(tokens)}")

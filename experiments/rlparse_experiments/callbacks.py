@@ -17,7 +17,7 @@ from rlparse.batched_trees import BRANCHINGS, bracketing_f1
 from rlparse.corpora.corpus import Corpus
 from rlparse_agents.policy_gradient import Iteration, PolicyGradient
 from rlparse_experiments.curves import write_point
-from rlparse_experiments.evaluate import Measured, ParseTable, measure, score_table
+from rlparse_experiments.evaluate import Measured, ParseScorer, ParseTable, measure
 from rlparse_experiments.report.trees import tree_samples
 
 
@@ -88,6 +88,7 @@ class DevEvaluation(TrainingCallback):
         self.interval = interval
         self.n_samples = n_samples
         self.seed = seed
+        self.scorer = ParseScorer(corpus, seed=seed)
         self.history: list[dict[str, float]] = []
         self.latest: tuple[Measured, ParseTable] | None = None
 
@@ -106,7 +107,7 @@ class DevEvaluation(TrainingCallback):
         agent = self.agent
         assert agent.model is not None
         measured = measure(agent.model, agent.policy, self.corpus, seed=self.seed)
-        table = score_table(self.corpus, measured.derivations, seed=self.seed)
+        table = self.scorer.table(measured.derivations)
         self.latest = (measured, table)
         if not self.is_current:
             values = evaluation_metrics(measured, table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,9 @@ from rlparse.bracketings import Bracketings
 from rlparse.checkpoint import write_json
 from rlparse.corpora.batching import sequential_batches
 from rlparse.corpora.corpus import Corpus
+from rlparse.corpora.prefetch import Prefetcher
 from rlparse.models.nli_model import NLIModel
-from rlparse.parse_scores import mean_depth, recall_by_label, score_parses, trivial_trees
+from rlparse.parse_scores import LabelledPhrases, mean_depth, score_parses, trivial_trees
 from rlparse_agents.parsing_policy import ParsingPolicy
 from rlparse_experiments.assembly import evaluation_corpus, open_run
 from rlparse_experiments.config import EvaluateConfig
@@ -67,19 +69,25 @@ def measure(
     generator = torch.Generator(device=model.device).manual_seed(seed)
     training = model.training
     model.eval()
-    correct, loss = 0, 0.0
+    correct = torch.zeros((), dtype=torch.int64, device=model.device)
+    loss = torch.zeros((), dtype=torch.float64, device=model.device)
     n_sides = corpus.n_sides
     derivations: list[list[int]] = [[] for _ in range(len(corpus) * n_sides)]
-    with torch.no_grad():
-        for indices in sequential_batches(corpus.lengths, batch_size):
-            batch = corpus.batch(indices).to(model.device)
+    built = (
+        (indices.tolist(), corpus.batch(indices))
+        for indices in sequential_batches(corpus.lengths, batch_size)
+    )
+    with torch.no_grad(), Prefetcher(built) as batches:
+        for indices, on_host in batches:
+            batch = on_host.to(model.device)
             transitions = policy.derive(batch, generator=generator, greedy=True)
             logits = model(batch, transitions)
-            correct += int((logits.argmax(dim=1) == batch.labels).sum())
-            loss += float(F.cross_entropy(logits, batch.labels, reduction="sum"))
-            _keep(derivations, transitions, batch.lengths, indices.tolist(), n_sides)
+            correct += (logits.argmax(dim=1) == batch.labels).sum()
+            loss += F.cross_entropy(logits, batch.labels, reduction="sum")
+            _keep(derivations, transitions, on_host.lengths, indices, n_sides)
     model.train(training)
-    return Measured(correct / len(corpus), loss / len(corpus), derivations, time.perf_counter() - start)
+    n = len(corpus)
+    return Measured(int(correct) / n, float(loss) / n, derivations, time.perf_counter() - start)
 
 
 def _keep(
@@ -118,44 +126,100 @@ class ParseTable(NamedTuple):
         return self._asdict()
 
 
-def score_table(corpus: Corpus, derivations: Sequence[Sequence[int]], *, seed: int = 0) -> ParseTable:
-    """Score a parser's derivations against gold and trivial trees, under every reported convention.
+class ParseScorer:
+    """Scores parses of one corpus, against gold and trivial trees, under every reported convention.
+
+    What does not depend on the parser - the sentences, the gold and the trivial trees and how these score - is
+    found once, at the first table.
 
     Args:
-        corpus: Whose sentences were parsed.
-        derivations: One a sentence, as `Measured` has them.
+        corpus: Whose sentences are parsed.
         seed: Of the random trees.
     """
-    sentences = [corpus.sentence(i, side) for i in range(len(corpus)) for side in range(corpus.n_sides)]
-    words = [s.tokens for s in sentences]
-    trivial = trivial_trees([len(w) for w in words], seed=seed)
-    found = {"learned": Bracketings(derivations, words)}
-    found |= {name: Bracketings(trivial[name], words) for name in SHOWN_TREES}
-    known = [i for i, s in enumerate(sentences) if s.transitions is not None]
-    agreement = {
-        name: {c: score_parses(found["learned"], found[name], None, c).f1 for c in REPORTED}
-        for name in SHOWN_TREES
-    }
-    depth = {name: mean_depth(trees) for name, trees in found.items()}
-    against_gold: dict[str, dict[str, float]] = {}
-    recall: dict[str, tuple[float, int]] = {}
-    exact = None
-    if known:
-        gold = Bracketings([sentences[i].transitions or () for i in known], [words[i] for i in known])
-        depth["gold"] = mean_depth(gold)
-        of_known = {
-            name: trees if len(known) == len(words) else trees.select(known) for name, trees in found.items()
+
+    def __init__(self, corpus: Corpus, *, seed: int = 0) -> None:
+        self.corpus = corpus
+        self.seed = seed
+
+    @cached_property
+    def _known(self) -> _Known:
+        return _Known.of(self.corpus, self.seed)
+
+    def table(self, derivations: Sequence[Sequence[int]]) -> ParseTable:
+        """Score a parser.
+
+        Args:
+            derivations: One a sentence, as `Measured` has them.
+        """
+        known = self._known
+        learned = Bracketings(derivations, known.words)
+        agreement = {
+            name: {c: score_parses(learned, trees, None, c).f1 for c in REPORTED}
+            for name, trees in known.trivial.items()
         }
-        for name, trees in of_known.items():
-            scores = {c: score_parses(trees, gold, None, c) for c in REPORTED}
-            against_gold[name] = {c: score.f1 for c, score in scores.items()}
-            if name == "learned":
-                exact = scores["nyu"].exact_match
-        labelled = [sentences[i].labelled_spans for i in known]
-        if any(spans is not None for spans in labelled):
-            recalls = recall_by_label(of_known["learned"], labelled)
+        depth = {"learned": mean_depth(learned), **known.depth}
+        if known.gold is None:
+            return ParseTable(0, len(known.words), {}, agreement, depth, {}, None)
+        parsed = learned if len(known.parsed) == len(known.words) else learned.select(known.parsed)
+        scores = {c: score_parses(parsed, known.gold, None, c) for c in REPORTED}
+        against_gold = {"learned": {c: score.f1 for c, score in scores.items()}, **known.against_gold}
+        recall: dict[str, tuple[float, int]] = {}
+        if known.phrases is not None:
+            recalls = known.phrases.recall(parsed)
             recall = {label: (r.recall, r.n_gold) for label, r in recalls.items()}
-    return ParseTable(len(known), len(sentences), against_gold, agreement, depth, recall, exact)
+        return ParseTable(
+            len(known.parsed),
+            len(known.words),
+            against_gold,
+            agreement,
+            depth,
+            recall,
+            scores["nyu"].exact_match,
+        )
+
+
+class _Known(NamedTuple):
+    """What `ParseScorer` knows before it sees a parser.
+
+    Attributes:
+        words: Of every sentence.
+        trivial: The trivial trees of every sentence.
+        parsed: The sentences with a gold parse.
+        gold: Their gold parses, if there is one.
+        against_gold: Scores of the trivial trees of the same sentences.
+        depth: Of gold and trivial trees.
+        phrases: Labelled gold phrases, if there is one.
+    """
+
+    words: list[tuple[str, ...]]
+    trivial: dict[str, Bracketings]
+    parsed: list[int]
+    gold: Bracketings | None
+    against_gold: dict[str, dict[str, float]]
+    depth: dict[str, float]
+    phrases: LabelledPhrases | None
+
+    @classmethod
+    def of(cls, corpus: Corpus, seed: int) -> _Known:
+        """Find it."""
+        sentences = [corpus.sentence(i, side) for i in range(len(corpus)) for side in range(corpus.n_sides)]
+        words = [s.tokens for s in sentences]
+        trees = trivial_trees([len(w) for w in words], seed=seed, kinds=SHOWN_TREES)
+        trivial = {name: Bracketings(trees[name], words) for name in SHOWN_TREES}
+        depth = {name: mean_depth(found) for name, found in trivial.items()}
+        parsed = [i for i, s in enumerate(sentences) if s.transitions is not None]
+        if not parsed:
+            return cls(words, trivial, parsed, None, {}, depth, None)
+        gold = Bracketings([sentences[i].transitions or () for i in parsed], [words[i] for i in parsed])
+        depth["gold"] = mean_depth(gold)
+        against_gold = {}
+        for name, found in trivial.items():
+            of_parsed = found if len(parsed) == len(words) else found.select(parsed)
+            against_gold[name] = {c: score_parses(of_parsed, gold, None, c).f1 for c in REPORTED}
+        labelled = [sentences[i].labelled_spans for i in parsed]
+        has_phrases = any(spans is not None for spans in labelled)
+        phrases = LabelledPhrases(labelled, gold) if has_phrases else None
+        return cls(words, trivial, parsed, gold, against_gold, depth, phrases)
 
 
 def parse_records(corpus: Corpus, derivations: Sequence[Sequence[int]]) -> list[ParseRecord]:
@@ -179,7 +243,7 @@ def run_evaluate(config: EvaluateConfig) -> int:
         run, config.data, split=config.split, skip_bad_lines=config.skip_bad_lines
     )
     measured = measure(run.model, run.policy, corpus, batch_size=config.batch_size, seed=run.config.seed)
-    table = score_table(corpus, measured.derivations, seed=run.config.seed)
+    table = ParseScorer(corpus, seed=run.config.seed).table(measured.derivations)
     print_evaluation(console(), config.run, lines, measured, table, damaged=run.checkpoint.damaged)
     if config.out is not None:
         config.out.mkdir(parents=True, exist_ok=True)

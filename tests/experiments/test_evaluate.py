@@ -6,11 +6,18 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from rlparse.corpora.corpus import Corpus
+from rlparse.corpora.examples import Example, Sentence
 from rlparse.corpora.listops import write_listops
 from rlparse.corpora.logic import write_logic
+from rlparse.parse_scores import mean_depth, recall_by_label, score_parses, trivial_trees
+from rlparse.trees import random_merges
+from rlparse_experiments import evaluate
 from rlparse_experiments.cli import main
+from rlparse_experiments.evaluate import REPORTED, SHOWN_TREES, ParseScorer
 from rlparse_experiments.parse_files import read_parses
 
 
@@ -172,3 +179,71 @@ def test_compare_reads_what_runs_and_evaluations_wrote(logic_run, tmp_path, caps
     capsys.readouterr()
     assert main(["compare", str(logic_run), str(tmp_path / "out" / "parses.jsonl")]) == 0
     assert "100.0" in capsys.readouterr().out
+
+
+# ----------------------------------------------------------------------------------------------- the scores
+
+
+def corpus_of(n: int, *, gold: str) -> Corpus:
+    """Pairs of sentences of 1 to 8 words, of which `all`, `some` or `none` have a gold parse and a phrase."""
+    rng = np.random.default_rng(0)
+    examples = []
+    for number in range(n):
+        sentences = []
+        for side in range(2):
+            words = tuple(rng.choice(["a", "b", ".", ","], rng.integers(1, 9)))
+            known = gold == "all" or (gold == "some" and (number + side) % 3 == 0)
+            spans = ((0, len(words), "S"),) if known and number % 2 else None
+            tree = tuple(random_merges(len(words), rng)) if known else None
+            sentences.append(Sentence(words, tree, spans))
+        examples.append(Example(tuple(sentences), "neutral"))
+    return Corpus.from_examples(examples)
+
+
+@pytest.mark.parametrize("gold", ["all", "some", "none"])
+def test_a_scorer_gives_what_scoring_anew_gives_for_every_parser(gold):
+    corpus = corpus_of(40, gold=gold)
+    sentences = [corpus.sentence(i, side) for i in range(40) for side in range(2)]
+    words = [s.tokens for s in sentences]
+    parsed = [i for i, s in enumerate(sentences) if s.transitions is not None]
+    scorer = ParseScorer(corpus, seed=5)
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        learned = [random_merges(len(w), rng) for w in words]
+        table = scorer.table(learned)
+        kinds = trivial_trees([len(w) for w in words], seed=5)
+        found = {"learned": learned, **{name: kinds[name] for name in SHOWN_TREES}}
+        assert (table.n_gold, table.n_sentences) == (len(parsed), 80)
+        for name in SHOWN_TREES:
+            for c in REPORTED:
+                assert table.agreement[name][c] == score_parses(learned, found[name], words, c).f1
+        depth = {name: mean_depth(trees) for name, trees in found.items()}
+        if parsed:
+            truth = [sentences[i].transitions or () for i in parsed]
+            known = [words[i] for i in parsed]
+            depth["gold"] = mean_depth(truth)
+            for name, trees in found.items():
+                chosen = [trees[i] for i in parsed]
+                for c in REPORTED:
+                    assert table.against_gold[name][c] == score_parses(chosen, truth, known, c).f1
+            phrases = [sentences[i].labelled_spans for i in parsed]
+            recalls = recall_by_label([learned[i] for i in parsed], phrases, known)
+            assert table.recall == {label: (r.recall, r.n_gold) for label, r in recalls.items()} != {}
+            assert table.exact == score_parses([learned[i] for i in parsed], truth, known).exact_match
+        else:
+            assert (table.against_gold, table.recall, table.exact) == ({}, {}, None)
+        assert table.depth == depth
+
+
+def test_a_run_builds_and_scores_the_trivial_trees_once(runs, monkeypatch):
+    built = []
+    build = evaluate.trivial_trees
+
+    def counting(*args, **kwargs):
+        built.append(args)
+        return build(*args, **kwargs)
+
+    monkeypatch.setattr(evaluate, "trivial_trees", counting)
+    run = runs.train("run")
+    assert len(results_of(run)["history"]) == 2
+    assert len(built) == 1

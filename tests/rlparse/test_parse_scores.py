@@ -17,6 +17,7 @@ from rlparse.parse_scores import (
     CONVENTIONS,
     TRIVIAL_TREES,
     Convention,
+    LabelledPhrases,
     find_convention,
     mean_depth,
     mean_height,
@@ -370,6 +371,17 @@ def test_recall_by_label_refuses_what_does_not_fit(labelled, message):
         recall_by_label(LABELLED_PREDICTED, labelled)
 
 
+@pytest.mark.parametrize("convention", ["nyu", "prpn", "evalb-punctuation"])
+def test_phrases_found_once_serve_every_parser(convention):
+    right = Bracketings(LABELLED_PREDICTED, LABELLED_TOKENS)
+    left = Bracketings([trees.left_branching(5), [0, 0, 1], [0, 0, 1]], LABELLED_TOKENS)
+    phrases = LabelledPhrases(LABELLED, left, convention)
+    for parser in (right, left):
+        assert phrases.recall(parser) == recall_by_label(parser, LABELLED, None, convention)
+    with pytest.raises(ValueError, match="1 of 3 sentences differ in length, first sentence 0: 1 tokens"):
+        phrases.recall(Bracketings([[0], [0, 0, 1], [0, 0, 1]], [["a"], *LABELLED_TOKENS[1:]]))
+
+
 # --------------------------------------------------------------------------------------------- shapes
 
 
@@ -409,6 +421,15 @@ def test_trivial_trees_are_all_there_and_repeat_with_the_seed():
     long = [40] * 5
     assert trivial_trees(long, seed=3)["uniform"] != trivial_trees(long, seed=4)["uniform"]
     assert trivial_trees(long, seed=3)["random_merges"] != trivial_trees(long, seed=4)["random_merges"]
+
+
+def test_only_the_trivial_trees_that_are_wanted_are_built():
+    lengths = [5, 1, 9, 9]
+    everything = trivial_trees(lengths, seed=3)
+    for kinds in (["uniform"], ["left", "random_merges"], []):
+        assert trivial_trees(lengths, seed=3, kinds=kinds) == {name: everything[name] for name in kinds}
+    with pytest.raises(ValueError, match=r"unknown trivial trees \['centre'\]; known: left, right"):
+        trivial_trees(lengths, kinds=["left", "centre"])
 
 
 def test_trivial_trees_need_the_tokens_of_the_same_sentences():

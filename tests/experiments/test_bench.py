@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from rlparse.models.composition import BinaryTreeLSTM
+from rlparse.transitions import ParserState
 from rlparse_experiments.bench import encoder, targets
 from rlparse_experiments.bench.dynet_tree_lstm import DynetTreeLSTM
+from rlparse_experiments.bench.list_spinn import RLSpinn, parse_with_lists, step_loss
 from rlparse_experiments.bench.measuring import (
     Clock,
     Contender,
@@ -225,7 +227,9 @@ def expected(cell, batch):
     return roots, torch.autograd.grad((roots * batch.weights).sum(), wanted)
 
 
-@pytest.mark.parametrize("name", [encoder.BY_LEVEL, encoder.BY_STEP, encoder.LISTS, encoder.RECURSION])
+@pytest.mark.parametrize(
+    "name", [encoder.BY_LEVEL, encoder.BY_STEP, encoder.LISTS, encoder.LEAN_LISTS, encoder.RECURSION]
+)
 def test_tree_encoders_that_are_compared_compute_the_same(name, cell, batch):
     roots, gradients = expected(cell, batch)
     found = encoder.tree_encoders(cell)[name].encode(batch)
@@ -243,15 +247,11 @@ def test_dynet_computes_the_same(cell, batch):
     for _ in range(2):  # gradients do not add up from one time to the next
         total = machine.forward_backward(table, batch)
     assert math.isclose(total, (roots * batch.weights).sum().item(), rel_tol=1e-4, abs_tol=1e-5)
-    found = torch.from_numpy(table.grad_as_array().copy())
-    masks = torch.arange(batch.embeddings.shape[1]) < batch.lengths.unsqueeze(1)
-    torch.testing.assert_close(found, gradients[0][masks], rtol=1e-4, atol=1e-6)
-    for parameter, gradient in zip(
-        machine.parameters, [gradients[1], gradients[2], gradients[3], gradients[4]], strict=True
-    ):
-        torch.testing.assert_close(
-            torch.from_numpy(parameter.grad_as_array().copy()), gradient, rtol=1e-4, atol=1e-6
-        )
+    token_mask = torch.arange(batch.embeddings.shape[1]) < batch.lengths.unsqueeze(1)
+    wanted = (gradients[0][token_mask], *gradients[1:])
+    for parameter, gradient in zip((table, *machine.parameters), wanted, strict=True):
+        found = torch.from_numpy(parameter.grad_as_array()).float()
+        torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU])
@@ -267,6 +267,70 @@ def test_matrix_precision_is_restored():
     with encoder.matmul_precision("medium"):
         assert torch.get_float32_matmul_precision() == "medium"
     assert torch.get_float32_matmul_precision() == before
+
+
+# ------------------------------------------------------------------------------------------------- a whole step
+
+
+@pytest.fixture
+def sorted_batch():
+    return draw_sentences(np.array([9, 7, 7, 2, 1]), 6, np.random.default_rng(2))
+
+
+def spoken(model, batch, derivations):
+    """Roots and summed log-probabilities of given parses, one sentence at a time."""
+    roots, log_probs, n_free = [], [], 0
+    for row, n, derivation in zip(batch.embeddings, batch.lengths.tolist(), derivations, strict=True):
+        nodes, tracked = encode_one(model.cell, row[:n], derivation, model.tracker)
+        total = row.new_zeros(())
+        parser = ParserState(n)
+        for transition, hidden in zip(derivation, tracked, strict=True):
+            if all(parser.legal):
+                logits = model.head.weight @ hidden + model.head.bias
+                total = total + logits[transition] - torch.log(torch.exp(logits).sum())
+                n_free += 1
+            parser.apply(transition)
+        roots.append(nodes[-1, :6])
+        log_probs.append(total)
+    return torch.stack(roots), torch.stack(log_probs), n_free
+
+
+@pytest.mark.parametrize("running_only", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+def test_list_spinn_computes_what_one_sentence_at_a_time_does(running_only, given, sorted_batch):
+    torch.manual_seed(0)
+    model = RLSpinn(6, 5, 3)
+    parsed = parse_with_lists(
+        model,
+        sorted_batch,
+        running_only=running_only,
+        generator=torch.Generator().manual_seed(1),
+        derivations=sorted_batch.derivations if given else None,
+    )
+    if given:
+        assert parsed.derivations == sorted_batch.derivations
+    roots, log_probs, n_free = spoken(model, sorted_batch, parsed.derivations)
+    torch.testing.assert_close(parsed.roots, roots)
+    torch.testing.assert_close(parsed.log_probs, log_probs)
+    assert parsed.n_free == n_free
+    wanted = (sorted_batch.embeddings, *model.parameters())
+    found = torch.autograd.grad(step_loss(model, *parsed[:3], sorted_batch.labels), wanted)
+    gradients = torch.autograd.grad(step_loss(model, roots, log_probs, n_free, sorted_batch.labels), wanted)
+    for one, other in zip(found, gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_list_spinn_samples_from_its_policy():
+    torch.manual_seed(0)
+    model = RLSpinn(4, 4, 3)
+    batch = draw_sentences(np.full(2000, 3), 4, np.random.default_rng(0))
+    batch = batch._replace(embeddings=batch.embeddings[:1].expand(2000, -1, -1))
+    parsed = parse_with_lists(model, batch, generator=torch.Generator().manual_seed(0))
+    left = [0, 0, 1, 0, 1]
+    share = sum(derivation == left for derivation in parsed.derivations) / 2000
+    probability = parsed.log_probs[parsed.derivations.index(left)].exp().item()
+    assert 0.2 < probability < 0.8
+    assert abs(share - probability) < 5 * math.sqrt(probability * (1 - probability) / 2000)
 
 
 # -------------------------------------------------------------------------------------------------- the command

@@ -15,13 +15,14 @@ from rlparse import lockstep
 from rlparse.models.composition import BinaryTreeLSTM
 from rlparse.models.stack_machine import StackMachine
 from rlparse_experiments.bench.dynet_tree_lstm import DynetTreeLSTM
+from rlparse_experiments.bench.list_spinn import encode_with_lean_lists, encode_with_lists
 from rlparse_experiments.bench.measuring import Contender, Section, Work
-from rlparse_experiments.bench.plain_tree_lstm import encode_one_by_one, encode_with_lists
+from rlparse_experiments.bench.plain_tree_lstm import encode_one_by_one
 from rlparse_experiments.bench.workload import Sentences, draw_sentences, listops_lengths, snli_lengths
 from rlparse_experiments.config import BenchConfig
 
 BY_LEVEL, BY_STEP = "rlparse, by level", "rlparse, by step"
-RECURSION, LISTS = "node by node", "lists of tensors"
+RECURSION, LISTS, LEAN_LISTS = "node by node", "lists of tensors", "lists of tensors, lean"
 LSTM, GRU = "nn.LSTM, packed", "nn.GRU, packed"
 DYNET = "DyNet, autobatch"
 
@@ -62,6 +63,7 @@ def tree_encoders(cell: BinaryTreeLSTM) -> dict[str, Encoder]:
         BY_LEVEL: Encoder(cell, scheduled("by_level")),
         BY_STEP: Encoder(cell, scheduled("by_step")),
         LISTS: Encoder(cell, lambda batch: encode_with_lists(cell, batch)),
+        LEAN_LISTS: Encoder(cell, lambda batch: encode_with_lean_lists(cell, batch)),
         RECURSION: Encoder(cell, lambda batch: encode_one_by_one(cell, batch)),
     }
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -187,14 +187,17 @@ class TreeRNNCell(Cell):
             self.kept += (like.new_empty(n_nodes, D), like.new_empty(n_nodes, 1), like.new_empty(n_nodes, D))
 
     def leaf(self, embeddings: Tensor, out: Planes) -> None:
+        """Write the states of single tokens; see `Cell.leaf`."""
         torch.addmm(self.project.bias, embeddings, self.project.weight.t(), out=out[0])
         out[0].tanh_()
 
     def leaf_backward(self, embeddings: Tensor, states: Planes, grads: Planes) -> tuple[Tensor, Gradients]:
+        """Go backward through `leaf`; see `Cell.leaf_backward`."""
         pre = aten.tanh_backward(grads[0], states[0])
         return _project_backward(self.project.weight, embeddings, (pre,))
 
     def compose(self, children: Planes, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
+        """Write the states of a group; see `Cell.compose`."""
         h = out[0]
         self.affine.write(children[0], tracker, h)
         if self.norm is not None:
@@ -211,6 +214,7 @@ class TreeRNNCell(Cell):
         grad_children: Planes,
         tracker: Tensor | None = None,
     ) -> Tensor | None:
+        """Write the gradients of a group's children; see `Cell.compose_backward`."""
         pre = kept[0]
         aten.tanh_backward.grad_input(grads[0], states[0], grad_input=pre)
         if self.norm is not None:
@@ -220,6 +224,7 @@ class TreeRNNCell(Cell):
         return self.affine.tracker_gradient(pre)
 
     def weight_gradients(self, children: Planes, tracker: Tensor | None = None) -> Gradients:
+        """Give the gradients of the weights; see `Cell.weight_gradients`."""
         found = {
             "combine.weight": self.affine.gradient(self.grad_pre, children[0], tracker),
             "combine.bias": self.grad_pre.sum(0),
@@ -254,15 +259,18 @@ class TreeLSTMCell(Cell):
         self.kept = (self.gates, *blocks.unbind(1), blocks[:, 1:3], squashed)
 
     def leaf(self, embeddings: Tensor, out: Planes) -> None:
+        """Write the states of single tokens; see `Cell.leaf`."""
         D = self.size
         for p, plane in enumerate(out):
             rows = slice(p * D, (p + 1) * D)
             torch.addmm(self.project.bias[rows], embeddings, self.project.weight[rows].t(), out=plane)
 
     def leaf_backward(self, embeddings: Tensor, states: Planes, grads: Planes) -> tuple[Tensor, Gradients]:
+        """Go backward through `leaf`; see `Cell.leaf_backward`."""
         return _project_backward(self.project.weight, embeddings, grads)
 
     def compose(self, children: Planes, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
+        """Write the states of a group; see `Cell.compose`."""
         D = self.size
         gates, i, f_left, f_right, o, g, _, squashed = kept
         h, c = out
@@ -284,6 +292,7 @@ class TreeLSTMCell(Cell):
         grad_children: Planes,
         tracker: Tensor | None = None,
     ) -> Tensor | None:
+        """Write the gradients of a group's children; see `Cell.compose_backward`."""
         D = self.size
         gates, i, _, _, o, g, forget, squashed = kept
         grad_h, grad_c = grads
@@ -305,6 +314,7 @@ class TreeLSTMCell(Cell):
         return self.affine.tracker_gradient(gates)
 
     def weight_gradients(self, children: Planes, tracker: Tensor | None = None) -> Gradients:
+        """Give the gradients of the weights; see `Cell.weight_gradients`."""
         D = self.size
         weight = self.affine.gradient(self.gates, children[0], tracker)
         bias = self.gates.sum(0)
@@ -334,15 +344,18 @@ class NormalisedTreeLSTMCell(Cell):
         )
 
     def leaf(self, embeddings: Tensor, out: Planes) -> None:
+        """Write the states of single tokens; see `Cell.leaf`."""
         for plane, states in zip(
             out, self.composition.project(embeddings).split(self.size, dim=1), strict=True
         ):
             plane.copy_(states)
 
     def leaf_backward(self, embeddings: Tensor, states: Planes, grads: Planes) -> tuple[Tensor, Gradients]:
+        """Go backward through `leaf`; see `Cell.leaf_backward`."""
         return _project_backward(self.composition.project.weight, embeddings, grads)
 
     def compose(self, children: Planes, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
+        """Write the states of a group; see `Cell.compose`."""
         D = self.size
         gates, normed, scale, normed_c, scale_c, squashed, _ = kept
         h, c = out
@@ -369,6 +382,7 @@ class NormalisedTreeLSTMCell(Cell):
         grad_children: Planes,
         tracker: Tensor | None = None,
     ) -> Tensor | None:
+        """Write the gradients of a group's children; see `Cell.compose_backward`."""
         D = self.size
         gates, normed, scale, normed_c, scale_c, squashed, outer = kept
         grad_h, grad_c = grads
@@ -393,6 +407,7 @@ class NormalisedTreeLSTMCell(Cell):
         return self.affine.tracker_gradient(flat)
 
     def weight_gradients(self, children: Planes, tracker: Tensor | None = None) -> Gradients:
+        """Give the gradients of the weights; see `Cell.weight_gradients`."""
         _, normed, _, normed_c, _, grad_squashed, outer = self.kept
         flat = self.gates.view(-1, 5 * self.size)
         return {
@@ -425,6 +440,7 @@ class GatedCell(Cell):
             self.leaf_scale: Tensor | None = None
 
     def leaf(self, embeddings: Tensor, out: Planes) -> None:
+        """Write the states of single tokens; see `Cell.leaf`."""
         torch.addmm(
             self.composition.project.bias, embeddings, self.composition.project.weight.t(), out=out[0]
         )
@@ -433,12 +449,14 @@ class GatedCell(Cell):
             _normalise(out[0], out[0], self.leaf_scale)
 
     def leaf_backward(self, embeddings: Tensor, states: Planes, grads: Planes) -> tuple[Tensor, Gradients]:
+        """Go backward through `leaf`; see `Cell.leaf_backward`."""
         if self.normalised:
             assert self.leaf_scale is not None
             grads = (_normalise_backward(grads[0], states[0], self.leaf_scale),)
         return _project_backward(self.composition.project.weight, embeddings, grads)
 
     def compose(self, children: Planes, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
+        """Write the states of a group; see `Cell.compose`."""
         D = self.size
         wide, _, blocks = kept[:3]
         h = out[0]
@@ -461,6 +479,7 @@ class GatedCell(Cell):
         grad_children: Planes,
         tracker: Tensor | None = None,
     ) -> Tensor | None:
+        """Write the gradients of a group's children; see `Cell.compose_backward`."""
         D = self.size
         wide, grad_wide, blocks = kept[:3]
         grad = _normalise_backward(grads[0], kept[3], kept[4]) if self.normalised else grads[0]
@@ -479,6 +498,7 @@ class GatedCell(Cell):
         return self.widen.tracker_gradient(grad_wide)
 
     def weight_gradients(self, children: Planes, tracker: Tensor | None = None) -> Gradients:
+        """Give the gradients of the weights; see `Cell.weight_gradients`."""
         flat = self.blocks.view(-1, 4 * self.size)
         return {
             "widen.weight": self.widen.gradient(self.grad_wide, children[0], tracker),
@@ -498,16 +518,19 @@ class RecomputingCell(Cell):
         self.found: Gradients = {}
 
     def leaf(self, embeddings: Tensor, out: Planes) -> None:
+        """Write the states of single tokens; see `Cell.leaf`."""
         for plane, states in zip(out, self.composition.leaf(embeddings).split(self.size, dim=1), strict=True):
             plane.copy_(states)
 
     def leaf_backward(self, embeddings: Tensor, states: Planes, grads: Planes) -> tuple[Tensor, Gradients]:
+        """Go backward through `leaf`; see `Cell.leaf_backward`."""
         with torch.enable_grad():
             embeddings = embeddings.detach().requires_grad_()
             made = self.composition.leaf(embeddings)
         return self._differentiate(made, (embeddings,), torch.cat(grads, dim=1))[0], {}
 
     def compose(self, children: Planes, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
+        """Write the states of a group; see `Cell.compose`."""
         states = self.composition(*self._sides(children), tracker)
         for plane, made in zip(out, states.split(self.size, dim=1), strict=True):
             plane.copy_(made)
@@ -521,6 +544,7 @@ class RecomputingCell(Cell):
         grad_children: Planes,
         tracker: Tensor | None = None,
     ) -> Tensor | None:
+        """Write the gradients of a group's children; see `Cell.compose_backward`."""
         asked = [side.requires_grad_() for side in self._sides(children)]
         if tracker is not None:
             tracker = tracker.detach().requires_grad_()
@@ -535,6 +559,7 @@ class RecomputingCell(Cell):
         return rest[0] if rest else None
 
     def weight_gradients(self, children: Planes, tracker: Tensor | None = None) -> Gradients:
+        """Give the gradients of the weights; see `Cell.weight_gradients`."""
         return self.found
 
     def _sides(self, children: Planes) -> list[Tensor]:

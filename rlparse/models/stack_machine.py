@@ -36,7 +36,7 @@ class Layout(NamedTuple):
     """Where every node of a batch lies in the table: all leaves first, row by row, then the groups in order.
 
     Attributes:
-        position: [R, 2N - 1] int64. Table row of each node id; that of the zeros behind the table where there is no node.
+        position: [R, 2N - 1] int64. Table row of each node id; where there is no node, that of the zeros at the end.
         children: [M, 2] int64. Table rows of the left and right child of the m-th composed node.
         rows: [M] int64. Batch row it belongs to.
         roots: [R] int64. Table row of the node that covers each sentence.
@@ -230,7 +230,7 @@ def _compose(composition: Composition, layout: Layout, embeddings: Tensor) -> tu
 class _Group(NamedTuple):
     """Views into the tables of a pass, for the nodes that are composed together."""
 
-    index: Tensor  # [2 m] table rows of their children, left and right in turn
+    pairs: Tensor  # [2 m] table rows of their children, left and right in turn
     slots: Tensor  # [m] where backward finds the gradients of their states
     gathered: Planes  # [2 m, D] each: their children's states
     children: Planes  # [m, 2 D] each: the same memory
@@ -285,7 +285,7 @@ class _Pass:
         self.cell.leaf(embeddings, tuple(plane[: self.n_leaves] for plane in planes))
         for group in self.groups(planes):
             for plane, gathered in zip(planes, group.gathered, strict=True):
-                torch.index_select(plane, 0, group.index, out=gathered)
+                torch.index_select(plane, 0, group.pairs, out=gathered)
             self.cell.compose(group.children, group.states, group.kept)
         return planes
 
@@ -404,18 +404,18 @@ class _StepPass:
         self.steps.append(_Step(tops, tops[:0], tops[:0], slice(self.made, self.made)))
         return self.tracker.step(t)
 
-    def reduce(self, rows: Tensor, index: Tensor) -> None:
+    def reduce(self, rows: Tensor, pairs: Tensor) -> None:
         """Compose: batch rows [m] int64 and the table rows of their nodes' children, [2 m] int64."""
         size = rows.shape[0]
         group = slice(self.made, self.made + size)
         t = len(self.steps) - 1
-        self.steps[t] = self.steps[t]._replace(rows=rows, index=index, group=group)
+        self.steps[t] = self.steps[t]._replace(rows=rows, pairs=pairs, group=group)
         self.made += size
         if not size:
             return
         torch.index_select(self.tracker.views[t][-1], 0, rows, out=self.read[group])
         for plane, children in zip(self.planes, self.children, strict=True):
-            torch.index_select(plane, 0, index, out=children[group].view(2 * size, -1))
+            torch.index_select(plane, 0, pairs, out=children[group].view(2 * size, -1))
         self.cell.compose(*self._views(group), self.read[group])
 
     def _views(self, group: slice) -> tuple[Planes, Planes, Planes]:
@@ -438,7 +438,7 @@ class _StepPass:
         grad_hidden = embeddings.new_zeros(self.active[0], self.tracker.size)
         grad_cell = torch.zeros_like(grad_hidden)
         for t in reversed(range(len(self.steps))):
-            tops, rows, index, group = self.steps[t]
+            tops, rows, pairs, group = self.steps[t]
             active, size = self.active[t], rows.shape[0]
             hidden, cell = grad_hidden[:active], grad_cell[:active]
             if grad_tracked is not None:
@@ -451,8 +451,8 @@ class _StepPass:
                 read = self.cell.compose_backward(children, states, own, kept, to_children, self.read[group])
                 assert read is not None
                 hidden.index_add_(0, rows, read)
-                for grad, found in zip(grads, to_children, strict=True):
-                    grad.index_add_(0, index, found.view(2 * size, D))
+                for grad, to_child in zip(grads, to_children, strict=True):
+                    grad.index_add_(0, pairs, to_child.view(2 * size, D))
             to_inputs, before = self.tracker.step_backward(t, hidden, cell)
             grads[0].index_add_(0, tops, to_inputs.view(3 * active, D))
             hidden.copy_(before)
@@ -471,7 +471,7 @@ class _Step(NamedTuple):
 
     tops: Tensor  # [3 a] table rows
     rows: Tensor  # [m] batch rows that reduce
-    index: Tensor  # [2 m] table rows of their nodes' children
+    pairs: Tensor  # [2 m] table rows of their nodes' children
     group: slice  # which nodes they make
 
 
@@ -510,7 +510,7 @@ class _TrackAndCompose(torch.autograd.Function):
             tables.start(embeddings)
             for step in steps:
                 tables.look(step.tops)
-                tables.reduce(step.rows, step.index)
+                tables.reduce(step.rows, step.pairs)
             planes = tables.planes
         ctx.spent = True
         grad_embeddings, of_cell, of_tracker = tables.backward(embeddings, planes, grad_table, grad_tracked)

@@ -239,8 +239,8 @@ class TreeRNNCell(Cell):
 class TreeLSTMCell(Cell):
     """`BinaryTreeLSTM` without layer norm, by hand.
 
-    tanh(x) = 2 sigmoid(2 x) - 1, and a vectorised sigmoid costs a fifth of a tanh on a CPU; so the rows of g are doubled
-    once a pass, one sigmoid squashes all five blocks, and backward multiplies all five by s (1 - s) at once.
+    tanh(x) = 2 sigmoid(2 x) - 1, and a vectorised sigmoid costs a fifth of a tanh on a CPU; so the rows of g are
+    doubled once a pass, one sigmoid squashes all five blocks, and backward multiplies all five by s (1 - s) at once.
     """
 
     def __init__(self, composition: BinaryTreeLSTM, n_nodes: int, like: Tensor) -> None:

@@ -18,7 +18,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rlparse.lockstep import Trace
+from rlparse import PAD, lockstep
+from rlparse.lockstep import REDUCE, Trace
 from rlparse.models.cells import Cell, Planes
 from rlparse.models.composition import Composition
 from rlparse.models.tracker import Tracker, TrackerCell
@@ -30,6 +31,12 @@ SCHEDULES: dict[str, Callable[[Trace], Tensor]] = {
     "by_level": lambda trace: trace.heights,
 }
 """What the nodes of one group share: [R, N - 1] int64, ascending in an order in which children come first."""
+
+
+Chooser = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Choose transitions: (tracker's hidden vectors [a, H], stack sizes [a], buffer sizes [a]) to [a] int64.
+
+Legal are SHIFT while the buffer is not empty and REDUCE while two items are on the stack."""
 
 
 class Layout(NamedTuple):
@@ -152,23 +159,68 @@ class StackMachine(nn.Module):
                 f"embeddings must be [R, N, E] with R = {rows} and N = {(n_steps + 1) // 2} as the derivations "
                 f"have it, got {tuple(embeddings.shape)}"
             )
-        tokens = _real_tokens(trace.lengths, embeddings.shape[1])
         if self.tracker is None:
             layout = lay_out(trace, self.schedule)
-            roots, table = _compose(self.composition, layout, _Pick.apply(embeddings.flatten(0, 1), tokens))  # type: ignore[no-untyped-call]
+            words = _pick(embeddings.flatten(0, 1), _real_tokens(trace.lengths, embeddings.shape[1]))
+            roots, table = _compose(self.composition, layout, words)
             return Encoding(roots, table, layout, trace, None)
-        # Longest first, so that the rows still running are always the first ones.
-        order = torch.argsort(trace.lengths, descending=True, stable=True)
-        back = torch.argsort(order)
+        order, words = self._longest_first(embeddings, trace.lengths)
         in_order = Trace(*(field[order] for field in trace))
         layout = lay_out(in_order, "by_step")
-        words = embeddings[order].flatten(0, 1)[_real_tokens(in_order.lengths, embeddings.shape[1])]
         table, tracked = self._track(words, in_order.lengths, n_steps, _replay(layout, in_order))
-        roots = table[layout.roots]
-        layout = layout._replace(
-            position=layout.position[back], rows=order[layout.rows], roots=layout.roots[back]
+        return self._encoding(table, tracked, layout, order, trace)
+
+    def _longest_first(self, embeddings: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Sort rows so that those still running are always the first: the order [R], and their tokens' [L, E]."""
+        order = torch.argsort(lengths, descending=True, stable=True)
+        n_tokens = embeddings.shape[1]
+        tokens = _real_tokens(lengths[order], n_tokens)
+        rows, places = tokens // n_tokens, tokens % n_tokens
+        return order, _pick(embeddings.flatten(0, 1), order[rows] * n_tokens + places)
+
+    @staticmethod
+    def _encoding(table: Tensor, tracked: Tensor, layout: Layout, order: Tensor, trace: Trace) -> Encoding:
+        """Undo the sorting of rows; ``trace`` is of the batch as it came."""
+        back = torch.argsort(order)
+        roots = layout.roots[back]
+        layout = layout._replace(position=layout.position[back], rows=order[layout.rows], roots=roots)
+        return Encoding(_pick(table, roots), table, layout, trace, tracked[back])
+
+    def sample(self, embeddings: Tensor, lengths: Tensor, choose: Chooser) -> tuple[Encoding, Tensor]:
+        """Encode while the transitions are being chosen from what the tracker has read so far.
+
+        Nothing is replayed for the gradient: backward goes through the pass that sampled. ``choose`` is called
+        without gradient, once a step, for the rows still running, longest first; what a policy adds to the tracker is
+        cheaply judged once more from ``Encoding.tracker``, for all steps at once.
+
+        Args:
+            embeddings: [R, N, E] float.
+            lengths: [R] int64.
+            choose: Gives the transitions.
+
+        Returns:
+            The encoding, and the derivations [R, T] int64.
+
+        Raises:
+            ValueError: The machine has no tracker, or shapes do not fit.
+            IllegalTransitionError: A chosen transition was not legal.
+        """
+        if self.tracker is None:
+            raise ValueError("sampling reads a tracker, this stack machine was built without one")
+        if embeddings.dim() != 3 or embeddings.shape[:1] != lengths.shape:
+            raise ValueError(
+                f"embeddings must be [R, N, E] with R = {lengths.shape[0]}, got {tuple(embeddings.shape)}"
+            )
+        order, words = self._longest_first(embeddings, lengths)
+        n_steps = 2 * embeddings.shape[1] - 1
+        chosen = torch.full((n_steps, len(order)), PAD, dtype=torch.int64, device=lengths.device)
+        table, tracked = self._track(
+            words, lengths[order], n_steps, _choosing(lengths[order], choose, chosen)
         )
-        return Encoding(roots[back], table, layout, trace, tracked[back])
+        in_order = lockstep.trace(chosen.t(), lengths[order])
+        back = torch.argsort(order)
+        trace = Trace(*(field[back] for field in in_order))
+        return self._encoding(table, tracked, lay_out(in_order, "by_step"), order, trace), chosen.t()[back]
 
     def _track(
         self, embeddings: Tensor, lengths: Tensor, n_steps: int, play: Callable[[_StepPass], None]
@@ -216,6 +268,11 @@ class _Pick(torch.autograd.Function):
         _refuse_second_derivatives()
         (index,) = ctx.saved_tensors
         return grad.new_zeros(ctx.rows, *grad.shape[1:]).index_copy_(0, index, grad), None
+
+
+def _pick(table: Tensor, index: Tensor) -> Tensor:
+    picked: Tensor = _Pick.apply(table, index)  # type: ignore[no-untyped-call]  # torch does not annotate `apply`
+    return picked
 
 
 def _compose(composition: Composition, layout: Layout, embeddings: Tensor) -> tuple[Tensor, Tensor]:
@@ -547,4 +604,41 @@ def _replay(layout: Layout, trace: Trace) -> Callable[[_StepPass], None]:
     return play
 
 
-__all__ = ["SCHEDULES", "Encoding", "Layout", "ScheduleName", "StackMachine", "lay_out"]
+def _choosing(lengths: Tensor, choose: Chooser, chosen: Tensor) -> Callable[[_StepPass], None]:
+    """Give what asks for every transition and writes it to ``chosen``, [T, R]; rows must be sorted by length.
+
+    Every step puts one item on the stack, so that items are numbered by the step before which they came: the top of
+    the stack before step t is item t, and what lies beneath an item stays the same while it is there.
+    """
+    rows, device = len(lengths), lengths.device
+    first_leaf = lengths.cumsum(0) - lengths
+
+    def play(tables: _StepPass) -> None:
+        nothing = tables.n_leaves + tables.n_nodes
+        n_steps = len(tables.active)
+        items = torch.full((n_steps + 1, rows), nothing, dtype=torch.int64, device=device)  # their table rows
+        beneath = torch.zeros(n_steps + 1, rows, dtype=torch.int64, device=device)  # item under each item
+        shifted = torch.zeros(rows, dtype=torch.int64, device=device)
+        for t, active in enumerate(tables.active):
+            top, below, done = items[t, :active], beneath[t, :active], shifted[:active]
+            left = lengths[:active] - done
+            second = items[:, :active].gather(0, below.unsqueeze(0)).squeeze(0)
+            front = torch.where(left > 0, first_leaf[:active] + done, nothing)
+            hidden = tables.look(torch.stack((front, top, second), dim=1).flatten())
+            actions = choose(hidden, 2 * done - t, left)
+            chosen[t, :active] = actions
+            reduces = actions == REDUCE
+            acting = reduces.nonzero().squeeze(1)
+            if tables.made + len(acting) > tables.n_nodes:
+                return  # an illegal REDUCE, which `lockstep.trace` will name
+            made = tables.n_leaves + tables.made + torch.arange(len(acting), device=device)
+            tables.reduce(acting, torch.stack((second, top), dim=1).index_select(0, acting).flatten())
+            items[t + 1, :active] = front.index_copy(0, acting, made)
+            under = beneath[:, :active].gather(0, below.unsqueeze(0)).squeeze(0)
+            beneath[t + 1, :active] = torch.where(reduces, under, t)
+            done += ~reduces
+
+    return play
+
+
+__all__ = ["SCHEDULES", "Chooser", "Encoding", "Layout", "ScheduleName", "StackMachine", "lay_out"]

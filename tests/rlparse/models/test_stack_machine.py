@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from rlparse import lockstep
+from rlparse.errors import IllegalTransitionError
 from rlparse.models.composition import COMPOSITIONS, Composition, build_composition
-from rlparse.models.stack_machine import SCHEDULES, Encoding, StackMachine, lay_out
+from rlparse.models.stack_machine import SCHEDULES, Chooser, Encoding, StackMachine, lay_out
 from rlparse.models.tracker import Tracker
 from rlparse.trees import balanced, left_branching, right_branching
 from slow_reference import all_derivations, encode_one, fold, padded, random_derivation
@@ -255,6 +256,86 @@ def test_long_chains(tracker_size, n):
     slow = slow_values_and_gradients(machine, derivations, embeddings)
     assert_same(fast[0], slow[0])
     assert_same(fast[1], slow[1], 1e-8)
+
+
+# ------------------------------------------------------------------------------- choosing transitions on the way
+
+
+def following(derivations: Sequence[Sequence[int]]) -> Chooser:
+    """Choose what the derivations say, and check what the chooser is told of every state."""
+    order = sorted(range(len(derivations)), key=lambda row: -len(derivations[row]))
+    step = 0
+
+    def choose(hidden: Tensor, stack_sizes: Tensor, buffer_sizes: Tensor) -> Tensor:
+        nonlocal step
+        running = [derivations[row] for row in order if len(derivations[row]) > step]
+        assert hidden.shape == (len(running), H)
+        assert not hidden.requires_grad
+        shifts = [d[:step].count(0) for d in running]
+        assert stack_sizes.tolist() == [2 * s - step for s in shifts]
+        assert buffer_sizes.tolist() == [(len(d) + 1) // 2 - s for d, s in zip(running, shifts, strict=True)]
+        actions = torch.tensor([d[step] for d in running])
+        step += 1
+        return actions
+
+    return choose
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_sampling_gives_what_encoding_the_sampled_trees_gives(name):
+    machine = build(name, tracker_size=H)
+    derivations, embeddings = sentences()
+    known_leaf, leaf = (embeddings.clone().requires_grad_() for _ in range(2))
+    known = encode(machine, derivations, known_leaf)
+    sampled, transitions = machine.sample(leaf, torch.tensor(LENGTHS), following(derivations))
+    assert torch.equal(transitions, padded(derivations))
+    assert known.tracker is not None
+    assert sampled.tracker is not None
+    values = [sampled.roots, sampled.tracker, sampled.table]
+    assert_same(values, [known.roots, known.tracker, known.table], 1e-13)
+    assert_same(sampled.layout, known.layout)
+    assert_same(sampled.trace, known.trace)
+    known_values = [known.roots, known.tracker, known.table]
+    assert_same(gradients(machine, values, leaf), gradients(machine, known_values, known_leaf))
+
+
+@pytest.mark.parametrize("lengths", [(1,), (1, 1), (2, 2), (5, 1, 3)])
+def test_sampled_trees_are_complete(lengths):
+    machine = build("tree_lstm", tracker_size=H)
+    rng = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(len(lengths), max(lengths) + 2, E, dtype=torch.float64, generator=rng)
+
+    def choose(hidden: Tensor, stack_sizes: Tensor, buffer_sizes: Tensor) -> Tensor:
+        coins = torch.rand(len(hidden), generator=rng) < 0.5
+        return (((coins & (stack_sizes >= 2)) | (buffer_sizes == 0)) * 1).long()
+
+    encoding, transitions = machine.sample(embeddings, torch.tensor(lengths), choose)
+    slow = [
+        encode_one(machine.composition, row[:n], d[: 2 * n - 1].tolist(), machine.tracker)[0][-1, :D]
+        for row, n, d in zip(embeddings, lengths, transitions, strict=True)
+    ]
+    assert_same(encoding.roots, torch.stack(slow))
+    assert transitions.shape == (len(lengths), 2 * max(lengths) + 3)
+
+
+@pytest.mark.parametrize(
+    ("action", "message"), [(0, "row 0: SHIFT at step 3 needs"), (1, "row 0: REDUCE at step 0 needs 2")]
+)
+def test_a_chooser_may_not_break_the_rules(action, message):
+    machine = build("tree_lstm", tracker_size=H)
+    embeddings = torch.zeros(2, 3, E, dtype=torch.float64)
+    with pytest.raises(IllegalTransitionError, match=message):
+        machine.sample(
+            embeddings, torch.tensor([3, 2]), lambda hidden, *_: torch.full((len(hidden),), action)
+        )
+
+
+def test_sampling_needs_a_tracker_and_fitting_shapes():
+    embeddings = torch.zeros(2, 3, E, dtype=torch.float64)
+    with pytest.raises(ValueError, match="was built without one"):
+        build("tree_lstm").sample(embeddings, torch.tensor([3, 2]), following([]))
+    with pytest.raises(ValueError, match=r"embeddings must be \[R, N, E\] with R = 3, got \(2, 3, 3\)"):
+        build("tree_lstm", tracker_size=H).sample(embeddings, torch.tensor([3, 2, 1]), following([]))
 
 
 # ------------------------------------------------------------------------------------------- layout and memory

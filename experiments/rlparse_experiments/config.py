@@ -10,6 +10,7 @@ import tyro
 
 ParserKind = Literal["tracker", "left", "right", "balanced", "random", "gold", "gold_or_right"]
 CompositionName = Literal["tree_rnn", "tree_lstm", "gated"]
+Precision = Literal["highest", "high", "medium"]
 BenchName = Literal["all", "encoder"]
 
 
@@ -161,6 +162,8 @@ class TrainConfig:
     """auto, cpu or cuda."""
     threads: int = 0
     """CPU threads (0: as many as torch likes); continuing a run bit for bit needs the same number."""
+    precision: Precision = "highest"
+    """Of matrix products: highest is float32, high allows TF32 (GPUs), medium also bfloat16 where that is faster."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     parser: ParserConfig = field(default_factory=ParserConfig)
@@ -182,6 +185,8 @@ class EvaluateConfig:
     """Examples at a time."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    precision: Precision | None = None
+    """Of matrix products, see train; None takes the run's own."""
     out: Path | None = None
     """Folder for results.json and parses.jsonl; none prints only."""
     skip_bad_lines: bool = False

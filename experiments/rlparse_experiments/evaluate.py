@@ -23,6 +23,7 @@ from rlparse_agents.parsing_policy import ParsingPolicy
 from rlparse_experiments.assembly import evaluation_corpus, open_run
 from rlparse_experiments.config import EvaluateConfig
 from rlparse_experiments.parse_files import ParseRecord, write_parses
+from rlparse_experiments.precision import matmul_precision
 
 REPORTED = ("nyu", "prpn", "evalb")
 """Conventions of every table."""
@@ -242,7 +243,8 @@ def run_evaluate(config: EvaluateConfig) -> int:
     corpus, lines = evaluation_corpus(
         run, config.data, split=config.split, skip_bad_lines=config.skip_bad_lines
     )
-    measured = measure(run.model, run.policy, corpus, batch_size=config.batch_size, seed=run.config.seed)
+    with matmul_precision(config.precision or run.config.precision):
+        measured = measure(run.model, run.policy, corpus, batch_size=config.batch_size, seed=run.config.seed)
     table = ParseScorer(corpus, seed=run.config.seed).table(measured.derivations)
     print_evaluation(console(), config.run, lines, measured, table, damaged=run.checkpoint.damaged)
     if config.out is not None:

@@ -16,6 +16,7 @@ from rlparse.vocabulary import Vocabulary
 from rlparse_envs.rendering import bracketed
 from rlparse_experiments.assembly import TrainedRun, open_run
 from rlparse_experiments.config import ParseConfig
+from rlparse_experiments.precision import matmul_precision
 from rlparse_experiments.report.trees import tree_drawing
 
 BATCH_SIZE = 256
@@ -78,7 +79,9 @@ def run_parse(config: ParseConfig) -> int:
         print(f"unknown words, read as <unk>: {' '.join(unknown[:20])}{more}", file=sys.stderr)
     for start in range(0, len(words), BATCH_SIZE):
         batch = words[start : start + BATCH_SIZE]
-        for number, derivation in enumerate(parse_sentences(run, batch)):
+        with matmul_precision(run.config.precision):
+            derivations = parse_sentences(run, batch)
+        for number, derivation in enumerate(derivations):
             print(_formatted(config.format, start + number, batch[number], derivation))
     return 0
 

@@ -41,6 +41,7 @@ from rlparse_experiments.config import TrainConfig
 from rlparse_experiments.curves import curves, sync
 from rlparse_experiments.evaluate import parse_records
 from rlparse_experiments.parse_files import write_parses
+from rlparse_experiments.precision import matmul_precision
 from rlparse_experiments.report.plots import plot_run
 from rlparse_experiments.report.tables import console, print_training_results
 from rlparse_experiments.run_folder import RunFolder, new_run, settings_record, task_of
@@ -282,6 +283,12 @@ def run_train(config: TrainConfig, *, resume: Path | None = None) -> int:
     _check_run(config)
     if config.threads:
         torch.set_num_threads(config.threads)
+    with matmul_precision(config.precision):
+        return _train(config, resume)
+
+
+def _train(config: TrainConfig, resume: Path | None) -> int:
+    """Train, and say how it went."""
     out = console()
     if resume is None:
         config = replace(config, threads=torch.get_num_threads())

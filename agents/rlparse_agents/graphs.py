@@ -24,7 +24,7 @@ class _Graph(NamedTuple):
     graph: torch.cuda.CUDAGraph
     tokens: Tensor
     lengths: Tensor
-    draws: Tensor
+    thresholds: Tensor
     played: Played
 
 
@@ -62,7 +62,7 @@ class PlayGraphs:
             tokens: [R, N] int64, on a CUDA device.
             lengths: [R] int64.
             read: `sampling.read` of what is to be read.
-            draw: Called once, for numbers for the rounded shape.
+            draw: Called once, for thresholds of the rounded shape.
             parts: Modules that are read, so that a graph ends with the weights it was captured with.
 
         Raises:
@@ -87,7 +87,7 @@ class PlayGraphs:
         captured.tokens[:, :n_tokens] = tokens
         captured.tokens[:, n_tokens:] = 0
         captured.lengths.copy_(lengths)
-        captured.draws.copy_(draw(tuple(captured.draws.shape)))
+        captured.thresholds.copy_(draw(tuple(captured.thresholds.shape)))
         captured.graph.replay()
         return captured.played._replace(n_steps=2 * n_tokens - 1)
 
@@ -96,10 +96,10 @@ def _capture(shape: tuple[int, int], like: Tensor, read: Callable[[Tensor, Tenso
     rows, n_tokens = shape
     tokens = like.new_zeros(shape)
     lengths = like.new_ones(rows)
-    draws = torch.zeros(2 * n_tokens - 1, rows, device=like.device)
+    thresholds = torch.zeros(2 * n_tokens - 1, rows, device=like.device)
 
     def run() -> Played:
-        return play_dense(tokens, lengths, read, lambda _: draws)
+        return play_dense(tokens, lengths, read, lambda _: thresholds)
 
     # What is done for the first time, as choosing kernels and allocating their workspaces, cannot be captured.
     with torch.cuda.device(like.device):
@@ -112,4 +112,4 @@ def _capture(shape: tuple[int, int], like: Tensor, read: Callable[[Tensor, Tenso
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             played = run()
-    return _Graph(graph, tokens, lengths, draws, played)
+    return _Graph(graph, tokens, lengths, thresholds, played)

@@ -20,7 +20,7 @@ from rlparse_agents.distribution import TransitionDistribution
 from rlparse_agents.graphs import PlayGraphs
 from rlparse_agents.parsing_policy import LearningPolicy
 from rlparse_agents.rollout import Rollout
-from rlparse_agents.sampling import Draw, Played, Reading, greedy_draw, play_dense, play_dropping, read
+from rlparse_agents.sampling import Draw, Played, Reading, play_dense, play_dropping, read
 
 SAMPLERS = ("auto", "dropping", "dense", "graph")
 
@@ -116,12 +116,13 @@ class TrackerPolicy(LearningPolicy):
         self, batch: Batch, *, generator: torch.Generator | None = None, greedy: bool = False
     ) -> Tensor:
         """Parse every sentence of a batch; see `ParsingPolicy.derive`."""
-        draw = greedy_draw(self.head.weight) if greedy else self._random(generator)
-        return self._play(batch, draw).transitions()
+        return self._play(
+            batch, self.head.weight.new_zeros if greedy else self._drawing(generator)
+        ).transitions()
 
     def sample(self, batch: Batch, *, generator: torch.Generator | None = None) -> Rollout:
         """Parse every sentence of a batch and keep what an update needs; see `LearningPolicy.sample`."""
-        played = self._play(batch, self._random(generator))
+        played = self._play(batch, self._drawing(generator))
         transitions = played.transitions()
         trace = lockstep.trace(transitions, batch.lengths)
         log_probs = TransitionDistribution(played.logits(), trace.legal).log_prob(transitions)
@@ -241,12 +242,10 @@ class TrackerPolicy(LearningPolicy):
         embedding, machine = self._reading()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.reads == "own"):
             encoding = machine(embedding(rollout.tokens), trace)
-            table = machine.composition.hidden(encoding.table)
-            table = torch.cat((table, table.new_zeros(1, table.shape[1])))
-        row_index = torch.arange(len(trace.tops), device=table.device).view(-1, 1, 1)
-        slots = encoding.layout.position[row_index, trace.tops.clamp_min(0)]
-        slots = torch.where(trace.tops >= 0, slots, len(table) - 1)  # [R, T, 3]
-        return table.index_select(0, slots.flatten()).view(*slots.shape[:2], -1)
+        nothing = len(encoding.table) - 1
+        slots = encoding.layout.position.gather(1, trace.tops.clamp_min(0).flatten(1)).view_as(trace.tops)
+        slots = torch.where(trace.tops >= 0, slots, nothing)  # [R, T, 3]
+        return encoding.table.index_select(0, slots.flatten()).view(*slots.shape[:2], -1)
 
     @torch.no_grad()
     def _play(self, batch: Batch, draw: Draw) -> Played:
@@ -265,8 +264,9 @@ class TrackerPolicy(LearningPolicy):
             return self._graphs.play(tokens, lengths, reading, draw, parts)
         return (play_dense if sampler == "dense" else play_dropping)(tokens, lengths, reading, draw)
 
-    def _random(self, generator: torch.Generator | None) -> Draw:
-        return lambda shape: torch.rand(shape, generator=generator, device=self.device)
+    def _drawing(self, generator: torch.Generator | None) -> Draw:
+        """Draw thresholds at random."""
+        return lambda shape: torch.logit(torch.rand(shape, generator=generator, device=self.device))
 
     def _reading(self) -> tuple[nn.Embedding, StackMachine]:
         """Give whose embeddings and composition the tracker looks at."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rlparse import PAD, lockstep
 from rlparse.lockstep import REDUCE, SHIFT
@@ -24,31 +25,34 @@ from rlparse.models.tracker import Tracker
 from rlparse_agents.rollout import longest_first
 
 Draw = Callable[[tuple[int, ...]], Tensor]
-"""Give as many numbers from 0 to 1 (excluded) as a shape holds, on the device of the parse."""
+"""Give thresholds of a shape: SHIFT is taken where its odds are not lower.
+
+Of uniform numbers u they are logit(u), because u <= P(SHIFT) = sigmoid(odds) is logit(u) <= odds; zeros take what is
+likelier, SHIFT on a tie.
+"""
 
 
 class Reading(NamedTuple):
     """What the loop reads, computed for all tokens at once before it.
 
     Attributes:
-        cell: Composes.
-        leaves: [R * (N + 1), state_size] float. States of tokens; zeros at and past a sentence's end.
-        ahead: [R * (N + 1), 4H] float. The tracker's gates as far as they depend on the next token. The order of the
-            gates here is input, forget, output, candidate, so that one sigmoid serves the first three.
-        of_top: [D, 4H] float. The tracker's weights of the stack's top.
-        of_second: [D, 4H] float. Of the item beneath it.
-        of_hidden: [H, 4H] float. Of its own hidden vector.
+        composition: What REDUCE computes.
+        leaves: [R * (N + 1), D] float each. Planes of the tokens' states; zeros at and past a sentence's end.
+        ahead: [R * (N + 1), 4H] float. The tracker's gates as far as they depend on the next token. The weights of its
+            candidates are doubled here: tanh(x) = 2 sigmoid(2 x) - 1, and on a CPU one sigmoid over all four gates is
+            much faster than a tanh over one.
+        of_stack: [2D, 4H] float. The tracker's weights of the second of the stack, and of its top.
+        of_hidden: [H, 4H] float. Those of its own hidden vector.
         for_shift: [H] float. Weights of the logit of SHIFT less those of REDUCE.
         prior: [W, W] float. What does not depend on words of that difference, by stack and buffer size.
         lengths: [R] int64.
         n_tokens: N.
     """
 
-    cell: Composition
-    leaves: Tensor
+    composition: Composition
+    leaves: tuple[Tensor, ...]
     ahead: Tensor
-    of_top: Tensor
-    of_second: Tensor
+    of_stack: Tensor
     of_hidden: Tensor
     for_shift: Tensor
     prior: Tensor
@@ -61,13 +65,14 @@ class Parses(NamedTuple):
 
     Attributes:
         fronts: [T + 1, R] int64. Row of ``leaves`` of the next token, before every step and after the last.
-        beneath: [T + 1, R] int64. Row of the flattened ``items`` that lies beneath each item.
-        items: [T + 1, R, state_size] float. The stack's top before every step and after the last; item 0 is nothing.
+        stack: [T + 1, R, 2] int64. Rows of ``items`` that are the stack's second and its top.
+        items: [(T + 1) * R, D] float. Hidden vectors of the stack's top before every step and after the last; the
+            first R are nothing.
         shift_odds: [T, R] float. Logit of SHIFT less that of REDUCE at every step.
     """
 
     fronts: Tensor
-    beneath: Tensor
+    stack: Tensor
     items: Tensor
     shift_odds: Tensor
 
@@ -84,7 +89,7 @@ def read(
     tokens: Tensor,
     lengths: Tensor,
     embedding: nn.Embedding,
-    cell: Composition,
+    composition: Composition,
     tracker: Tracker,
     head: nn.Linear,
     *,
@@ -96,99 +101,115 @@ def read(
         tokens: [R, N] int64.
         lengths: [R] int64.
         embedding: Of tokens.
-        cell: What REDUCE computes.
-        tracker: Reads the hidden vectors of the next token, the stack's top and the item beneath it.
+        composition: What REDUCE computes.
+        tracker: Reads the hidden vectors of the next token, the stack's top and the second beneath it.
         head: From the tracker's hidden vector to the logits of SHIFT and REDUCE.
         catalan_prior: Add `lockstep.catalan_logits`.
     """
-    rows, n_tokens = tokens.shape
+    n_tokens = tokens.shape[1]
+    states = composition.leaf(embedding(tokens))
     token_mask = torch.arange(n_tokens, device=tokens.device) < lengths.unsqueeze(1)
-    states = cell.leaf(embedding(tokens))
-    leaves = states.new_zeros(rows, n_tokens + 1, cell.state_size)
-    leaves[:, :-1] = states.masked_fill(~token_mask.unsqueeze(2), 0.0)
-    leaves = leaves.flatten(0, 1)
-    w_ih, w_hh, b_ih, b_hh = (_candidate_last(w) for w in tracker.lstm.all_weights[0])
-    of_front, of_top, of_second = w_ih.t().chunk(3)
+    states = F.pad(states * token_mask.unsqueeze(2).to(states.dtype), (0, 0, 0, 1)).flatten(0, 1)
+    leaves = tuple(plane.contiguous() for plane in states.split(composition.hidden_size, dim=1))
+    doubled = torch.ones(4, 1, device=tokens.device)
+    doubled[2] = 2.0  # an LSTM's gates are input, forget, candidate, output
+    of_input, of_hidden, b_ih, b_hh = (
+        (weight.view(4, -1) * doubled).view(weight.shape) for weight in tracker.lstm.all_weights[0]
+    )
+    of_front, of_top, of_second = of_input.t().chunk(3)
+    prior = (head.bias[SHIFT] - head.bias[REDUCE]).expand(1, 1)
     table = lockstep.catalan_table(n_tokens, device=tokens.device)
-    weight, bias = head.weight[SHIFT] - head.weight[REDUCE], head.bias[SHIFT] - head.bias[REDUCE]
-    prior = bias - table.to(bias.dtype) if catalan_prior else bias.expand(table.shape)
     return Reading(
-        cell=cell,
+        composition=composition,
         leaves=leaves,
-        ahead=torch.addmm(b_ih + b_hh, cell.hidden(leaves), of_front),
-        of_top=of_top,
-        of_second=of_second,
-        of_hidden=w_hh.t(),
-        for_shift=weight,
-        prior=prior,
+        ahead=torch.addmm(b_ih + b_hh, leaves[0], of_front),
+        of_stack=torch.cat((of_second, of_top)),
+        of_hidden=of_hidden.t(),
+        for_shift=head.weight[SHIFT] - head.weight[REDUCE],
+        prior=prior - table.to(prior.dtype) if catalan_prior else prior.expand(table.shape),
         lengths=lengths,
         n_tokens=n_tokens,
     )
 
 
-def play(reading: Reading, stretches: Sequence[Stretch], draws: Sequence[Tensor], *, dense: bool) -> Parses:
-    """Parse, row by row as `TransitionDistribution` has it: REDUCE where a draw is not below P(SHIFT).
+def play(
+    reading: Reading, stretches: Sequence[Stretch], thresholds: Sequence[Tensor], *, dense: bool
+) -> Parses:
+    """Parse every row.
+
+    Everything is written into tensors that are allocated, and cut into views, before the steps that use them: the
+    vectors are short, so that what a step costs is mostly the number of operations in it.
 
     Args:
         reading: What to read.
         stretches: How many rows take part in which steps; they follow each other from step 0.
-        draws: [rows] float for each step, from 0 to 1 (excluded).
+        thresholds: [rows] float for each step: SHIFT where the odds of it are not lower.
         dense: Compose every row at every step and drop what was not asked for, so that no shape depends on data and
             nothing has to be known outside the device. Otherwise only rows that REDUCE are composed.
     """
-    cell, leaves, n_tokens = reading.cell, reading.leaves, reading.n_tokens
-    lengths, device = reading.lengths, reading.lengths.device
-    rows, n_steps, width = len(lengths), 2 * n_tokens - 1, reading.prior.shape[1]
-    first = torch.arange(rows, device=device) * (
-        n_tokens + 1
-    )  # row of `leaves` of each sentence's first token
-    steps = torch.arange(n_steps, device=device).unsqueeze(1)
+    leaves, lengths, like = reading.leaves, reading.lengths, reading.ahead
+    rows, n_steps, width = len(lengths), 2 * reading.n_tokens - 1, reading.prior.shape[1]
+    D, H = leaves[0].shape[1], len(reading.of_hidden)
+    first = torch.arange(rows, device=like.device) * (
+        reading.n_tokens + 1
+    )  # each sentence's first row of `leaves`
+    steps = torch.arange(n_steps, device=like.device).unsqueeze(1)
     # Between these a row's front stays. A finished row's stays at the highest, which wins.
     lowest, highest = first + (steps + 1) // 2 + 1, first + lengths
-    # Row of `prior` of f shifted tokens: (2 f - t) W + (n - f). It may not run away after a row's last step.
+    # Entry of `prior` with f tokens shifted: (2 f - t) W + (n - f). It may not run away after a row's last step.
     per_token = 2 * width - 1
     origin = lengths - width * torch.minimum(steps, 2 * lengths - 2) - per_token * first
 
-    items = leaves.new_zeros(n_steps + 1, rows, cell.state_size)
-    flat = items.view(-1, cell.state_size)
-    own = torch.arange(len(flat), device=device).view(n_steps + 1, rows)
-    beneath = own[0].repeat(n_steps + 1, 1)
+    items = tuple(like.new_zeros((n_steps + 1) * rows, D) for _ in leaves)
+    own = torch.arange((n_steps + 1) * rows, device=like.device).view(n_steps + 1, rows)
+    stack = torch.stack((own[0].expand_as(own), own), dim=2)
+    all_beneath = stack.view(-1, 2)[:, 0]
     fronts = first.repeat(n_steps + 1, 1)
-    shift_odds = leaves.new_zeros(n_steps, rows)
-    hidden = leaves.new_zeros(rows, len(reading.of_hidden))
-    memory = torch.zeros_like(hidden)
-    H = hidden.shape[1]
+    shift_odds = like.new_zeros(n_steps, rows)
+    hidden, memory, tanh_memory = (like.new_zeros(rows, H) for _ in range(3))
+    shifts, minus_one = torch.empty_like(first), like.new_full((), -1.0)
+    gates, read_stack = like.new_empty(rows, 4 * H), like.new_empty(rows, 2 * D)
+    composed = tuple(like.new_empty(rows, D) for _ in leaves)
+    cell = reading.composition.cell(rows, like)
     for start, stop, active in stretches:
-        hidden, memory, high = hidden[:active], memory[:active], highest[:active]
-        planes = (plane[start : stop + 1, :active].unbind() for plane in (items, own, beneath, fronts))
-        item, me, under, front = planes
-        per_step = (plane[start:stop, :active].unbind() for plane in (lowest, origin, shift_odds))
-        low, place, odds = per_step
-        for k, draw in enumerate(draws[start:stop]):
-            top, before = item[k], front[k]
-            second = flat.index_select(0, under[k])
-            gates = reading.ahead.index_select(0, before)
-            gates.addmm_(cell.hidden(top), reading.of_top)
-            gates.addmm_(cell.hidden(second), reading.of_second)
-            gates.addmm_(hidden, reading.of_hidden)
-            i, f, o = gates[:, : 3 * H].sigmoid_().split(H, 1)
-            memory = (memory * f).addcmul_(i, torch.tanh(gates[:, 3 * H :]))
-            hidden = torch.tanh(memory).mul_(o)
+        gate, both = gates[:active], read_stack[:active]
+        i, f, g, o = gate.split(H, dim=1)
+        h, c, squashed, shift, high = (x[:active] for x in (hidden, memory, tanh_memory, shifts, highest))
+        low, place, odds = (plane[start:stop, :active].unbind() for plane in (lowest, origin, shift_odds))
+        front, mine = (plane[start : stop + 1, :active].unbind() for plane in (fronts, own))
+        pairs = stack[start : stop + 1, :active]
+        pair, beneath = pairs.unbind(), pairs[:, :, 0].unbind()
+        item = [plane.view(n_steps + 1, rows, D)[start : stop + 1, :active].unbind() for plane in items]
+        for k, threshold in enumerate(thresholds[start:stop]):
+            before = front[k]
+            torch.index_select(items[0], 0, pair[k].view(-1), out=both.view(-1, D))
+            torch.index_select(reading.ahead, 0, before, out=gate)
+            gate.addmm_(both, reading.of_stack).addmm_(h, reading.of_hidden).sigmoid_()
+            c.mul_(f).addcmul_(i, g, value=2.0).sub_(i)
+            torch.add(c, c, out=squashed).sigmoid_()
+            torch.mul(o, torch.add(minus_one, squashed, alpha=2.0, out=squashed), out=h)
             prior = reading.prior.take(torch.add(place[k], before, alpha=per_token))
-            torch.addmv(prior, hidden, reading.for_shift, out=odds[k])
-            wanted = before + (draw < torch.sigmoid(odds[k]))
-            after = torch.clamp(wanted, low[k], high, out=front[k + 1])
+            torch.addmv(prior, h, reading.for_shift, out=odds[k])
+            torch.le(threshold, odds[k], out=shift)
+            after = torch.clamp(shift.add_(before), low[k], high, out=front[k + 1])
             reduces = after == before
-            torch.where(reduces, beneath.take(under[k]), me[k], out=under[k + 1])
+            torch.where(reduces, all_beneath.index_select(0, beneath[k]), mine[k], out=beneath[k + 1])
             if dense:
-                shifted = leaves.index_select(0, before)
-                torch.where(reduces.unsqueeze(1), cell(second, top), shifted, out=item[k + 1])
+                others = (plane.index_select(0, pair[k].view(-1)).view(-1, 2 * D) for plane in items[1:])
+                cell.compose((both, *others), composed, cell.kept)
+                for leaf, made, to in zip(leaves, composed, item, strict=True):
+                    torch.where(reduces.unsqueeze(1), made, leaf.index_select(0, before), out=to[k + 1])
             else:
-                torch.index_select(leaves, 0, before, out=item[k + 1])
                 chosen = reduces.nonzero().squeeze(1)
-                composed = cell(second.index_select(0, chosen), top.index_select(0, chosen))
-                item[k + 1].index_copy_(0, chosen, composed)
-    return Parses(fronts, beneath, items, shift_odds)
+                m = len(chosen)
+                children = pair[k].index_select(0, chosen).view(-1)
+                others = (plane.index_select(0, children).view(-1, 2 * D) for plane in items[1:])
+                out = tuple(plane[:m] for plane in composed)
+                cell.compose((both.index_select(0, chosen), *others), out, tuple(x[:m] for x in cell.kept))
+                for leaf, made, to in zip(leaves, out, item, strict=True):
+                    torch.index_select(leaf, 0, before, out=to[k + 1])
+                    to[k + 1].index_copy_(0, chosen, made)
+    return Parses(fronts, stack, items[0], shift_odds)
 
 
 class Played(NamedTuple):
@@ -220,16 +241,13 @@ class Played(NamedTuple):
 
     def inputs(self) -> Tensor:
         """Give what the tracker read before every step: [R, T, 3D] float, apart from any graph."""
-        cell, parses, steps = self.reading.cell, self.parses, slice(self.n_steps)
-        items = cell.hidden(parses.items.flatten(0, 1))
-        tops = torch.arange(len(items), device=items.device).view(parses.beneath.shape)
-        D = items.shape[1]
-        inputs = items.new_empty(self.n_steps, len(self.reading.lengths), 3 * D)
-        for k, (source, slots) in enumerate(
-            ((cell.hidden(self.reading.leaves), parses.fronts), (items, tops), (items, parses.beneath))
-        ):
-            rows = self._in_order(slots[steps]).flatten()
-            torch.index_select(source, 0, rows, out=inputs.flatten(0, 1)[:, k * D : (k + 1) * D])
+        fronts, stack, items, _ = self.parses
+        slots = (self.reading.leaves[0], fronts), (items, stack[..., 1]), (items, stack[..., 0])
+        rows, D = len(self.reading.lengths), items.shape[1]
+        inputs = items.new_empty(self.n_steps, rows, 3 * D)
+        for k, (vectors, plane) in enumerate(slots):
+            wanted = self._in_order(plane[: self.n_steps]).flatten()
+            torch.index_select(vectors, 0, wanted, out=inputs.view(-1, 3 * D)[:, k * D : (k + 1) * D])
         return inputs.transpose(0, 1)
 
     def _in_order(self, plane: Tensor) -> Tensor:
@@ -245,14 +263,14 @@ def play_dropping(
         tokens: [R, N] int64.
         lengths: [R] int64.
         read: `read` of what is to be read.
-        draw: Called once, for one number for every step of every row: step by step, longest row first.
+        draw: Called once, for one threshold for every step of every row: step by step, longest row first.
     """
     by_length, back = longest_first(lengths)
     reading = read(tokens[by_length], lengths[by_length])
     stretches = stretches_of(reading.lengths.tolist())
     counts = [stretch.rows for stretch in stretches for _ in range(stretch.start, stretch.stop)]
-    draws = draw((sum(counts),)).split(counts)
-    return Played(reading, play(reading, stretches, draws, dense=False), back, 2 * tokens.shape[1] - 1)
+    thresholds = draw((sum(counts),)).split(counts)
+    return Played(reading, play(reading, stretches, thresholds, dense=False), back, 2 * tokens.shape[1] - 1)
 
 
 def play_dense(
@@ -264,19 +282,13 @@ def play_dense(
         tokens: [R, N] int64.
         lengths: [R] int64.
         read: `read` of what is to be read.
-        draw: Called once, for [T, R] numbers.
+        draw: Called once, for [T, R] thresholds.
     """
     rows, n_tokens = tokens.shape
     n_steps = 2 * n_tokens - 1
     reading = read(tokens, lengths)
     parses = play(reading, [Stretch(0, n_steps, rows)], draw((n_steps, rows)).unbind(), dense=True)
     return Played(reading, parses, None, n_steps)
-
-
-def greedy_draw(like: Tensor) -> Draw:
-    """Give the draw that takes the likeliest transition, SHIFT on a tie: the last number below a half."""
-    below_half = torch.nextafter(like.new_tensor(0.5), like.new_tensor(0.0))
-    return below_half.expand
 
 
 def stretches_of(lengths: Sequence[int]) -> list[Stretch]:
@@ -289,9 +301,3 @@ def stretches_of(lengths: Sequence[int]) -> list[Stretch]:
             found.append(Stretch(start, stop, row + 1))
             start = stop
     return found
-
-
-def _candidate_last(weight: Tensor) -> Tensor:
-    """Reorder an LSTM's gates from (input, forget, candidate, output) to (input, forget, output, candidate)."""
-    i, f, g, o = weight.chunk(4)
-    return torch.cat((i, f, o, g))

@@ -130,6 +130,8 @@ def _bytes(array: npt.NDArray[Any]) -> memoryview | bytes:
 def load(path: Path) -> tuple[Corpus, dict[str, Any]]:
     """Map a stored corpus, after checking that every byte is as it was written.
 
+    The file stays mapped, and on Windows cannot be removed, as long as one of its arrays is used.
+
     Raises:
         CorpusError: The file is missing, of another kind, truncated or changed.
     """
@@ -152,8 +154,12 @@ def load(path: Path) -> tuple[Corpus, dict[str, Any]]:
         position += -position % _ALIGNMENT
         n_bytes = dtype.itemsize * int(np.prod(shape))
         content = raw[position : position + n_bytes]
-        if len(content) != n_bytes or (n_bytes and zlib.crc32(content.data) != entry["crc32"]):
-            raise CorpusError(f"{path}: expected {n_bytes} bytes of {name!r}, found them missing or damaged")
+        if len(content) != n_bytes:
+            raise CorpusError(
+                f"{path}: expected {n_bytes} bytes of {name!r}, found {len(content)}: the file has been cut off"
+            )
+        if n_bytes and zlib.crc32(content.data) != entry["crc32"]:
+            raise CorpusError(f"{path}: expected {name!r} as it was written, found it damaged")
         arrays[name] = content.view(dtype).reshape(shape)
         position += n_bytes
     names = header["names"]

@@ -150,6 +150,15 @@ def test_no_thread_is_left(corpus, how):
     assert threading.active_count() == before
 
 
+def test_what_goes_to_a_device_is_repeated_there(corpus):
+    stream = BatchStream(corpus, order_of(corpus), repeats=3, device="meta")  # which has shapes only
+    for expected in plain(corpus, order_of(corpus), 9, 3):
+        batch = next(stream)
+        for field, other in zip(batch, expected, strict=True):
+            assert (field.device.type, field.shape, field.dtype) == ("meta", other.shape, other.dtype)
+    stream.close()
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_batches_are_the_same(corpus):
     stream = BatchStream(corpus, order_of(corpus), repeats=2, device="cuda")

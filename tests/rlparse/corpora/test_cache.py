@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import mmap
 import os
+import weakref
 
 import numpy as np
 import pytest
@@ -111,11 +114,32 @@ def test_other_files_are_refused(tmp_path, content, message):
 def test_damaged_arrays_are_named(tmp_path, corpus):
     path = tmp_path / "x.corpus"
     save(path, corpus, {})
-    path.write_bytes(path.read_bytes()[:-1])
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
     with pytest.raises(
-        CorpusError, match="expected 40 bytes of 'type_offsets', found them missing or damaged"
+        CorpusError, match="expected 40 bytes of 'type_offsets', found 39: the file has been cut off"
     ):
         load(path)
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CorpusError, match="expected 'type_offsets' as it was written, found it damaged"):
+        load(path)
+
+
+def test_the_file_is_let_go_with_the_last_array(tmp_path, corpus):
+    path = tmp_path / "x.corpus"
+    save(path, corpus, {})
+    loaded, _ = load(path)
+    base = loaded.arrays.tokens
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    mapping = weakref.ref(base.base)
+    part = loaded.subset([0])
+    del base, loaded
+    gc.collect()
+    assert isinstance(mapping(), mmap.mmap)
+    del part
+    gc.collect()
+    assert mapping() is None
 
 
 def test_the_second_time_nothing_is_built(tmp_path, corpus):

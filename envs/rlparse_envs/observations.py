@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from rlparse import PAD
 from rlparse.transitions import ParserState, Transition
+from rlparse_envs.parser_rows import count_dtype
 
 if TYPE_CHECKING:
     from rlparse.models.nli_model import NLIModel
@@ -75,32 +76,38 @@ class SymbolicObserver:
 
     Every array is one-dimensional, as Stable-Baselines3 asks:
 
-        tokens         [N]   int64  vocabulary index of every token of the sentence, 0 after its end
-        length         [1]   int64  n, tokens of the sentence
-        transitions    [T]   int64  transitions of this sentence so far, PAD (2) after them; T = 2N - 1
-        stack_spans    [2N]  int64  (start, end) of every stack item, top first, then zeros; reshape to [N, 2]
-        stack_size     [1]   int64  items on the stack
-        buffer_front   [1]   int64  position of the next token to shift; n when the buffer is empty
-        side           [1]   int64  which sentence of the example this is: 0 premise, 1 hypothesis
+        tokens         [N]   int32  vocabulary index of every token of the sentence, 0 after its end
+        length         [1]   int16  n, tokens of the sentence
+        transitions    [T]   int8   transitions of this sentence so far, PAD (2) after them; T = 2N - 1
+        stack_spans    [2N]  int16  (start, end) of every stack item, bottom first, then zeros; reshape to [N, 2]
+        stack_size     [1]   int16  items on the stack
+        buffer_front   [1]   int16  position of the next token to shift; n when the buffer is empty
+        side           [1]   int16  which sentence of the example this is: 0 premise, 1 hypothesis
         action_mask    [2]   int8   1 where SHIFT, REDUCE is legal; all 0 once the episode has ended
+
+    The long arrays are narrow and the stack stands bottom first, so that a step changes three cells and a batch of
+    observations is quickly copied. Beyond 32,767 tokens
+    int16 becomes int32.
     """
 
     def __init__(self, size: GameSize) -> None:
         n, steps = size.max_tokens, 2 * size.max_tokens - 1
         self._max_tokens = n
 
-        def integers(high: int, width: int) -> spaces.Box:
-            return spaces.Box(0, high, (width,), np.int64)
+        self._count = count_dtype(n)
+
+        def counts(width: int) -> spaces.Box:
+            return spaces.Box(0, n, (width,), self._count)
 
         self.space: spaces.Dict = spaces.Dict(
             {
-                "tokens": integers(size.n_types - 1, n),
-                "length": integers(n, 1),
-                "transitions": integers(PAD, steps),
-                "stack_spans": integers(n, 2 * n),
-                "stack_size": integers(n, 1),
-                "buffer_front": integers(n, 1),
-                "side": integers(max(1, size.n_sides - 1), 1),
+                "tokens": spaces.Box(0, size.n_types - 1, (n,), np.int32),
+                "length": counts(1),
+                "transitions": spaces.Box(0, PAD, (steps,), np.int8),
+                "stack_spans": counts(2 * n),
+                "stack_size": counts(1),
+                "buffer_front": counts(1),
+                "side": spaces.Box(0, max(1, size.n_sides - 1), (1,), self._count),
                 "action_mask": spaces.Box(0, 1, (len(Transition),), np.int8),
             }
         )
@@ -108,22 +115,22 @@ class SymbolicObserver:
     def observe(self, situation: Situation) -> dict[str, npt.NDArray[Any]]:
         """Describe a situation; see the class."""
         parser, n = situation.parser, self._max_tokens
-        tokens = np.zeros(n, np.int64)
+        tokens = np.zeros(n, np.int32)
         tokens[: len(situation.token_ids)] = situation.token_ids
-        transitions = np.full(2 * n - 1, PAD, np.int64)
+        transitions = np.full(2 * n - 1, PAD, np.int8)
         transitions[: parser.step] = parser.transitions
-        stack_spans = np.zeros((n, 2), np.int64)
+        stack_spans = np.zeros((n, 2), self._count)
         stack = parser.stack
         if stack:
-            stack_spans[: len(stack)] = [parser.spans[node] for node in reversed(stack)]
+            stack_spans[: len(stack)] = [parser.spans[node] for node in stack]
         return {
             "tokens": tokens,
-            "length": np.array([parser.n_tokens], np.int64),
+            "length": np.array([parser.n_tokens], self._count),
             "transitions": transitions,
             "stack_spans": stack_spans.reshape(-1),
-            "stack_size": np.array([len(stack)], np.int64),
-            "buffer_front": np.array([parser.buffer_front], np.int64),
-            "side": np.array([situation.side], np.int64),
+            "stack_size": np.array([len(stack)], self._count),
+            "buffer_front": np.array([parser.buffer_front], self._count),
+            "side": np.array([situation.side], self._count),
             "action_mask": action_mask(parser),
         }
 
@@ -244,10 +251,10 @@ class FeatureObserver:
             raise ValueError(
                 f"stack_items and buffer_items must be 0 or more, got {stack_items} and {buffer_items}"
             )
-        self._size = size
-        self._stack_items = stack_items
-        self._buffer_items = buffer_items
-        self._vectors: TokenVectors = HashedVectors() if vectors is None else vectors
+        self.size = size
+        self.stack_items = stack_items
+        self.buffer_items = buffer_items
+        self.vectors: TokenVectors = HashedVectors() if vectors is None else vectors
         self.names: tuple[str, ...] = self._name_components()
         low = np.array([-1.0 if name.endswith("]") else 0.0 for name in self.names], np.float32)
         self.space: spaces.Box = spaces.Box(low, np.ones_like(low), dtype=np.float32)
@@ -256,11 +263,11 @@ class FeatureObserver:
         """Name every component, in order."""
 
         def numbered(name: str) -> list[str]:
-            return [f"{name}[{e}]" for e in range(self._vectors.size)]
+            return [f"{name}[{e}]" for e in range(self.vectors.size)]
 
         names = ["side", "length", "progress", "stack_size", "buffer_size"]
         names += ["may_shift", "may_reduce", "last_shift", "last_reduce"]
-        for k in range(self._stack_items):
+        for k in range(self.stack_items):
             parts = [
                 "present",
                 "start",
@@ -271,7 +278,7 @@ class FeatureObserver:
                 *numbered("mean"),
             ]
             names += [f"stack{k}.{part}" for part in parts]
-        for k in range(self._buffer_items):
+        for k in range(self.buffer_items):
             names += [f"buffer{k}.{part}" for part in ("present", *numbered("vector"))]
         return tuple(names)
 
@@ -279,11 +286,11 @@ class FeatureObserver:
         """Describe a situation; see the class."""
         parser, n = situation.parser, situation.parser.n_tokens
         last = parser.transitions[-1] if parser.step else None
-        vectors = self._vectors(situation.tokens, situation.token_ids)  # [n, E]
+        vectors = self.vectors(situation.tokens, situation.token_ids)  # [n, E]
         values = np.zeros(len(self.names), np.float32)
         values[:9] = (
-            situation.side / max(1, self._size.n_sides - 1),
-            n / self._size.max_tokens,
+            situation.side / max(1, self.size.n_sides - 1),
+            n / self.size.max_tokens,
             parser.step / (2 * n - 1),
             len(parser.stack) / n,
             parser.buffer_size / n,
@@ -291,16 +298,18 @@ class FeatureObserver:
             last == Transition.SHIFT,
             last == Transition.REDUCE,
         )
-        at, width = 9, 4 + 3 * self._vectors.size
+        at, width = 9, 4 + 3 * self.vectors.size
         heights = node_heights(parser)
-        for node in reversed(parser.stack[-self._stack_items :] if self._stack_items else ()):
+        for node in reversed(parser.stack[-self.stack_items :] if self.stack_items else ()):
             start, end = parser.spans[node]
             values[at : at + 4] = (1.0, start / n, (end - start) / n, heights[node] / max(1, n - 1))
             inside = vectors[start:end]
-            values[at + 4 : at + width] = np.concatenate((inside[0], inside[-1], inside.mean(axis=0)))
+            values[at + 4 : at + width] = np.concatenate(
+                (inside[0], inside[-1], inside.mean(axis=0, dtype=np.float64))
+            )
             at += width
-        at, width = 9 + self._stack_items * width, 1 + self._vectors.size
-        for position in range(parser.buffer_front, min(n, parser.buffer_front + self._buffer_items)):
+        at, width = 9 + self.stack_items * width, 1 + self.vectors.size
+        for position in range(parser.buffer_front, min(n, parser.buffer_front + self.buffer_items)):
             values[at] = 1.0
             values[at + 1 : at + width] = vectors[position]
             at += width

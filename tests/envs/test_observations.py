@@ -39,7 +39,7 @@ def test_symbolic_observation():
         "tokens": [5, 7, 9, 11, 0, 0],
         "length": [4],
         "transitions": [0, 0, 0, 1] + [PAD] * 7,
-        "stack_spans": [1, 3, 0, 1] + [0] * 8,
+        "stack_spans": [0, 1, 1, 3] + [0] * 8,
         "stack_size": [2],
         "buffer_front": [3],
         "side": [1],

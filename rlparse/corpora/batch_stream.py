@@ -30,7 +30,7 @@ class BatchStream(Iterator[Batch]):
         order: Of the corpus's examples.
         repeats: K, copies of every example.
         device: Where the batches are wanted.
-        ahead: Batches to keep ready.
+        ahead: Batches to have ready at most.
 
     Attributes:
         order: Where the batches taken so far end.
@@ -44,7 +44,7 @@ class BatchStream(Iterator[Batch]):
         *,
         repeats: int = 1,
         device: torch.device | str = "cpu",
-        ahead: int = 2,
+        ahead: int = 16,
     ) -> None:
         self.corpus = corpus
         self.order = order

@@ -44,9 +44,14 @@ class _Shelf(Generic[T]):
                 self.changed.notify_all()
 
     def _has_room(self) -> bool:
+        """Wait at a full shelf until half of it has been taken: few long turns disturb others less than many."""
         with self.changed:
-            self.changed.wait_for(lambda: self.closed or len(self.ready) < self.size)
+            if len(self.ready) >= self.size:
+                self.changed.wait_for(lambda: self.closed or self._is_low())
             return not self.closed
+
+    def _is_low(self) -> bool:
+        return len(self.ready) <= self.size // 2
 
     def take(self) -> T:
         """Wait for the next item; raise what ended the thread once nothing is left before it."""
@@ -54,7 +59,8 @@ class _Shelf(Generic[T]):
             self.changed.wait_for(lambda: self.ready or self.ended or self.closed)
             if self.ready and not self.closed:
                 item = self.ready.popleft()
-                self.changed.notify_all()
+                if self._is_low():
+                    self.changed.notify_all()
                 return item
             error, self.error = self.error, None
         if error is None or self.closed:
@@ -85,7 +91,7 @@ class Prefetcher(Iterator[T]):
 
     Args:
         items: Used by the thread alone from now on.
-        ahead: Items to keep ready.
+        ahead: Items to have ready at most; the thread goes on when half of them have been taken.
 
     Raises:
         ValueError: ``ahead`` < 1.

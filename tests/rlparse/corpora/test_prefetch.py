@@ -79,14 +79,17 @@ def test_a_slow_maker_and_a_slow_taker_lose_nothing():
     assert taken == list(range(30))
 
 
-@pytest.mark.parametrize("ahead", [1, 3])
-def test_so_many_items_are_kept_ready_and_no_more(ahead):
+@pytest.mark.parametrize(
+    ("ahead", "made"),  # after 0, 1, 2, … were taken
+    [(1, [1, 2, 3, 4, 5]), (2, [2, 3, 4, 5, 6]), (4, [4, 4, 6, 6, 8]), (5, [5, 5, 5, 8, 8, 8, 11])],
+)
+def test_so_many_items_are_made_ahead_and_no_more(ahead, made):
     counter = Counter()
     with Prefetcher(counter, ahead=ahead) as items:
-        for taken in range(4):
-            wait_until(lambda taken=taken: counter.made == taken + ahead)
+        for taken, expected in enumerate(made):
+            wait_until(lambda expected=expected: counter.made == expected)
             time.sleep(0.01)
-            assert counter.made == taken + ahead
+            assert counter.made == expected
             assert next(items) == taken
         assert counter.thread in threads()
 

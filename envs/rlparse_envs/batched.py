@@ -306,7 +306,7 @@ class ShiftReduceVectorEnv(VectorEnv[Any, Any, Any]):
                 f"actions must be integers ({self.num_envs},), one for each parser, got {chosen.dtype} "
                 f"{chosen.shape}"
             )
-        wrong = chosen & ~1
+        wrong = (chosen | 1) != 1
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise ValueError(f"actions must be 0 (SHIFT) or 1 (REDUCE), got {chosen[row]} for parser {row}")

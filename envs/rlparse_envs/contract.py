@@ -137,7 +137,7 @@ class EnvironmentContract:
     def test_there_are_two_actions(self) -> None:
         """The actions are SHIFT and REDUCE."""
         space = self.make_env().action_space
-        _require(
+        require(
             isinstance(space, spaces.Discrete) and space.n == 2 and space.start == 0,
             f"action_space must be Discrete(2), got {space}",
         )
@@ -147,18 +147,18 @@ class EnvironmentContract:
         for episode in self._episodes():
             for visit in episode.visits[1:]:
                 for name, value in (("terminated", visit.terminated), ("truncated", visit.truncated)):
-                    _require(isinstance(value, bool), f"{visit.where}: {name} must be a bool, got {value!r}")
-                _require(not visit.truncated, f"{visit.where}: an episode is never truncated, this one was")
+                    require(isinstance(value, bool), f"{visit.where}: {name} must be a bool, got {value!r}")
+                require(not visit.truncated, f"{visit.where}: an episode is never truncated, this one was")
 
     def test_masks_follow_the_rule_of_legality(self) -> None:
         """SHIFT is legal while there is a buffer, REDUCE while there are two items on the stack."""
         for visit in self._visits():
             mask = visit.snapshot[1].get("action_mask")
-            _require(
+            require(
                 isinstance(mask, np.ndarray) and mask.shape == (2,) and mask.dtype == np.int8,
                 f"{visit.where}: info['action_mask'] must be an int8 array [2], got {mask!r}",
             )
-            _require(
+            require(
                 tuple(map(bool, np.asarray(mask))) == visit.legal,
                 f"{visit.where}: info['action_mask'] must be {_as_mask(visit.legal)} (SHIFT, REDUCE), "
                 f"got {np.asarray(mask).tolist()}",
@@ -170,18 +170,18 @@ class EnvironmentContract:
             observation, info = visit.snapshot
             mask = np.asarray(info.get("action_mask")).tolist()
             masks = visit.masks
-            _require(
+            require(
                 masks.shape == (2,) and masks.astype(np.int8).tolist() == mask,
                 f"{visit.where}: action_masks() must agree with info['action_mask'] {mask}, "
                 f"got {masks.tolist()}",
             )
             if isinstance(observation, dict):
-                _require(
+                require(
                     "action_mask" in observation,
                     f"{visit.where}: a Dict observation must have 'action_mask', has {sorted(observation)}",
                 )
                 seen = observation["action_mask"].tolist()
-                _require(
+                require(
                     seen == mask,
                     f"{visit.where}: obs['action_mask'] must agree with info['action_mask'] {mask}, "
                     f"got {seen}",
@@ -191,17 +191,17 @@ class EnvironmentContract:
         """An illegal action becomes the legal one; info says so, counts, and names the transition taken."""
         for visit in self._visits():
             info = visit.snapshot[1]
-            _require(
+            require(
                 info.get("illegal_action") is visit.illegal,
                 f"{visit.where}: info['illegal_action'] must be {visit.illegal}, "
                 f"got {info.get('illegal_action')!r}",
             )
-            _require(
+            require(
                 info.get("n_illegal_actions") == visit.n_illegal,
                 f"{visit.where}: info['n_illegal_actions'] must be {visit.n_illegal}, "
                 f"got {info.get('n_illegal_actions')!r}",
             )
-            _require(
+            require(
                 info.get("transition") == visit.transition,
                 f"{visit.where}: info['transition'] must be {visit.transition}, "
                 f"got {info.get('transition')!r}",
@@ -212,7 +212,7 @@ class EnvironmentContract:
         space = self.make_env().observation_space
         for visit in self._visits():
             observation = visit.snapshot[0]
-            _require(
+            require(
                 space.contains(observation),
                 f"{visit.where}: the observation is not in {space}: {observation!r}",
             )
@@ -222,15 +222,15 @@ class EnvironmentContract:
         for episode in self._episodes():
             owners: dict[int, tuple[str, Any]] = {}
             for visit in episode.visits:
-                for name, array in _arrays((visit.observation, visit.info)):
-                    where, _ = owners.setdefault(_memory(array), (visit.where, array))
-                    _require(
+                for name, array in arrays_in((visit.observation, visit.info)):
+                    where, _ = owners.setdefault(memory_of(array), (visit.where, array))
+                    require(
                         where == visit.where,
                         f"{visit.where}: {name} shares its memory with what came at {where}; "
                         f"return new arrays",
                     )
             for visit in episode.visits:
-                _require_equal(
+                require_equal(
                     (visit.observation, visit.info),
                     visit.snapshot,
                     f"{visit.where}, changed after it was returned",
@@ -240,17 +240,17 @@ class EnvironmentContract:
         """Every reward but the last is 0; the last is a finite float, and the parts in info name it."""
         for episode in self._episodes():
             for visit in episode.visits[1:]:
-                _require(
+                require(
                     isinstance(visit.reward, float) and math.isfinite(visit.reward),
                     f"{visit.where}: a reward must be a finite float, got {visit.reward!r}",
                 )
-                _require(
+                require(
                     visit.terminated or visit.reward == 0.0,
                     f"{visit.where}: a reward before the end must be 0, got {visit.reward}",
                 )
             last = episode.last
             parts = last.snapshot[1].get("reward_parts")
-            _require(
+            require(
                 isinstance(parts, dict) and last.reward in parts.values(),
                 f"{last.where}: info['reward_parts'] must hold the reward {last.reward}, got {parts!r}",
             )
@@ -262,7 +262,7 @@ class EnvironmentContract:
             first = _play(env, any_action, seed, {"seed": seed})
             options = {"example": first.visits[0].info["example"]}
             again = _play(env, replay(first), seed, {"options": options})
-            _require(
+            require(
                 first.last.reward == again.last.reward,
                 f"{again.last.where}: "
                 f"the same parses of example {options['example']} must earn the same reward, "
@@ -275,13 +275,13 @@ class EnvironmentContract:
         for episode in self._episodes():
             where, info = episode.last.where, episode.last.snapshot[1]
             taken = tuple(tuple(map(int, parser.transitions)) for parser in episode.referee.parsers)
-            _require(
+            require(
                 info.get("derivations") == taken,
                 f"{where}: info['derivations'] must be the transitions taken {taken}, "
                 f"got {info.get('derivations')!r}",
             )
             parses, gold = info.get("parses", ()), info.get("gold_parses", ())
-            _require(
+            require(
                 len(parses) == len(gold) == len(taken),
                 f"{where}: info must have 'parses' and 'gold_parses' of {len(taken)} sentences, "
                 f"got {parses!r} and {gold!r}",
@@ -289,8 +289,8 @@ class EnvironmentContract:
             for derivation, parse, gold_parse in zip(taken, parses, gold, strict=True):
                 tokens = parse_binary(parse).tokens
                 expected = format_brackets(tokens, derivation)
-                _require(parse == expected, f"{where}: info['parses'] must have {expected!r}, got {parse!r}")
-                _require(
+                require(parse == expected, f"{where}: info['parses'] must have {expected!r}, got {parse!r}")
+                require(
                     gold_parse is None or parse_binary(gold_parse).tokens == tokens,
                     f"{where}: info['gold_parses'] must be None or a tree over {tokens}, got {gold_parse!r}",
                 )
@@ -306,7 +306,7 @@ class EnvironmentContract:
             for run in runs[1:]:
                 for expected, episode in zip(runs[0], run, strict=True):
                     for before, now in zip(expected.visits, episode.visits, strict=False):
-                        _require_equal(
+                        require_equal(
                             (now.snapshot, now.reward, now.terminated),
                             (before.snapshot, before.reward, before.terminated),
                             f"{now.where}, against the first run with the same seed",
@@ -322,26 +322,26 @@ class EnvironmentContract:
             env.step(int(Transition.SHIFT))
             found = _play(env, legal_action, seed, {"seed": seed})
             for before, now in zip(expected.visits, found.visits, strict=True):
-                _require_equal(now.snapshot, before.snapshot, f"{now.where}, after an episode that was left")
+                require_equal(now.snapshot, before.snapshot, f"{now.where}, after an episode that was left")
         env.close()
 
     def test_stepping_outside_an_episode_is_an_error(self) -> None:
         """Before the first reset and after the end, step raises ResetNeeded."""
         env = self.make_env()
-        _require_raises(gymnasium.error.ResetNeeded, lambda: env.step(0), "step before the first reset")
+        require_raises(gymnasium.error.ResetNeeded, lambda: env.step(0), "step before the first reset")
         last = _play(env, legal_action, 0, {"seed": 0}).last
-        _require_raises(gymnasium.error.ResetNeeded, lambda: env.step(0), f"step after {last.where}")
+        require_raises(gymnasium.error.ResetNeeded, lambda: env.step(0), f"step after {last.where}")
         env.close()
 
     def test_unknown_actions_and_options_are_errors(self) -> None:
         """An action that is none, or an option that is none, raises ValueError and changes nothing."""
         env = self.make_env()
-        _require_raises(
+        require_raises(
             ValueError, lambda: env.reset(options={"no such option": 1}), "reset with an unknown option"
         )
         env.reset(seed=0)
-        _require_raises(ValueError, lambda: env.step(2), "step(2)")
-        _require_raises(ValueError, lambda: env.step(-1), "step(-1)")
+        require_raises(ValueError, lambda: env.step(2), "step(2)")
+        require_raises(ValueError, lambda: env.step(-1), "step(-1)")
         env.close()
 
     def test_gymnasium_finds_nothing_to_complain_about(self) -> None:
@@ -396,11 +396,11 @@ def _play(env: AnyEnv, choose: Chooser, seed: int, reset: dict[str, Any]) -> Epi
     observation, info = env.reset(**reset)
     where = f"reset ({name})"
     lengths = info.get("lengths")
-    _require(
+    require(
         isinstance(lengths, tuple) and all(isinstance(n, int) and n >= 1 for n in lengths),
         f"{where}: info['lengths'] must be the number of words of each sentence, got {lengths!r}",
     )
-    _require("example" in info, f"{where}: info must have 'example', has {sorted(info)}")
+    require("example" in info, f"{where}: info must have 'example', has {sorted(info)}")
     referee = Referee(info["lengths"])
     snapshot = copy.deepcopy((observation, info))
     legal = np.array(masks())
@@ -432,7 +432,7 @@ def _play(env: AnyEnv, choose: Chooser, seed: int, reset: dict[str, Any]) -> Epi
             )
         )
         last = step == referee.n_steps
-        _require(
+        require(
             bool(terminated) == last,
             f"{where}: terminated must be {last}: "
             f"the episode has sum(2n - 1) = {referee.n_steps} transitions; "
@@ -441,12 +441,13 @@ def _play(env: AnyEnv, choose: Chooser, seed: int, reset: dict[str, Any]) -> Epi
     return Episode(visits, referee)
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raise an AssertionError unless the condition holds."""
     if not condition:
         raise AssertionError(message)
 
 
-def _require_raises(expected: type[Exception], call: Callable[[], object], what: str) -> None:
+def require_raises(expected: type[Exception], call: Callable[[], object], what: str) -> None:
     """Raise unless the call does."""
     try:
         found = call()
@@ -457,13 +458,20 @@ def _require_raises(expected: type[Exception], call: Callable[[], object], what:
     raise AssertionError(f"{what} must raise {expected.__name__}, returned {found!r}")
 
 
-def _require_equal(found: Any, expected: Any, where: str) -> None:
-    """Raise unless two nested answers are equal to the last bit, and name the first entry that is not."""
-    difference = _difference(found, expected, "")
-    _require(difference is None, f"{where}: {difference}")
+def require_equal(found: Any, expected: Any, where: str, *, tolerance: float = 0.0) -> None:
+    """Raise unless two nested answers are equal, and name the first entry that is not.
+
+    Args:
+        found: Nested dicts, lists, tuples, arrays and plain values.
+        expected: Likewise.
+        where: For the message.
+        tolerance: Floats may differ by so much, absolutely; by default not by a bit.
+    """
+    difference = _difference(found, expected, "", tolerance)
+    require(difference is None, f"{where}: {difference}")
 
 
-def _difference(found: Any, expected: Any, name: str) -> str | None:
+def _difference(found: Any, expected: Any, name: str, tolerance: float) -> str | None:
     """Describe the first difference between two nested values."""
     if type(found) is not type(expected):
         return f"{name or 'value'} must be {expected!r}, got {found!r}"
@@ -471,30 +479,44 @@ def _difference(found: Any, expected: Any, name: str) -> str | None:
         if found.keys() != expected.keys():
             return f"{name or 'value'} must have {sorted(expected)}, got {sorted(found)}"
         pairs = [(found[key], expected[key], f"{name}[{key!r}]") for key in expected]
-    elif isinstance(expected, (list, tuple)) and len(found) == len(expected):
+    elif isinstance(expected, np.ndarray) and not (found.dtype == expected.dtype == np.object_):
+        same = found.dtype == expected.dtype and found.shape == expected.shape
+        if same and np.issubdtype(expected.dtype, np.floating):
+            same = bool(np.all(np.abs(found - expected) <= tolerance))
+        elif same:
+            same = np.array_equal(found, expected)
+        return None if same else f"{name or 'value'} must be {_shown(expected)}, got {_shown(found)}"
+    elif isinstance(expected, (list, tuple, np.ndarray)) and len(found) == len(expected):
         pairs = [(f, e, f"{name}[{i}]") for i, (f, e) in enumerate(zip(found, expected, strict=True))]
-    elif isinstance(expected, np.ndarray):
-        same = found.dtype == expected.dtype and np.array_equal(found, expected)
-        return None if same else f"{name or 'value'} must be {expected.tolist()}, got {found.tolist()}"
+    elif isinstance(expected, float):
+        return (
+            None
+            if abs(found - expected) <= tolerance
+            else f"{name or 'value'} must be {expected}, got {found}"
+        )
     else:
         return None if found == expected else f"{name or 'value'} must be {expected!r}, got {found!r}"
-    return next((d for f, e, n in pairs if (d := _difference(f, e, n)) is not None), None)
+    return next((d for f, e, n in pairs if (d := _difference(f, e, n, tolerance)) is not None), None)
 
 
-def _arrays(data: Any, name: str = "") -> Iterator[tuple[str, npt.NDArray[Any]]]:
-    """Find the arrays in nested data, with where they are."""
-    if isinstance(data, np.ndarray):
+def _shown(array: npt.NDArray[Any]) -> str:
+    return f"{array.dtype} {array.shape} {array.tolist()}"
+
+
+def arrays_in(data: Any, name: str = "") -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """Find the arrays of numbers in nested data, with where they are."""
+    if isinstance(data, np.ndarray) and data.dtype != np.object_:
         yield name, data
     elif isinstance(data, dict):
         for key, value in data.items():
-            yield from _arrays(value, f"{name}[{key!r}]")
-    elif isinstance(data, (list, tuple)):
+            yield from arrays_in(value, f"{name}[{key!r}]")
+    elif isinstance(data, (list, tuple, np.ndarray)):
         for position, value in enumerate(data):
             part = ("observation", "info")[position] if not name else f"{name}[{position}]"
-            yield from _arrays(value, part)
+            yield from arrays_in(value, part)
 
 
-def _memory(array: npt.NDArray[Any]) -> int:
+def memory_of(array: npt.NDArray[Any]) -> int:
     """Address of the first byte; arrays that are kept alive share it only if they share memory."""
     return int(array.__array_interface__["data"][0])
 

@@ -49,6 +49,21 @@ def singles() -> Corpus:
     return corpus.with_vocabulary(Vocabulary.build(corpus.token_counts()))
 
 
+@pytest.fixture(scope="session")
+def threes() -> Corpus:
+    """Two examples of three sentences."""
+    texts = (("( a b )", "c", "( ( d e ) f )"), ("g", "( h ( i ( j k ) ) )", "( l m )"))
+    return Corpus.from_examples(
+        [Example(tuple(map(sentence, three)), "yes") for three in texts], name="threes"
+    )
+
+
+@pytest.fixture(scope="session")
+def one_word() -> Corpus:
+    """One example of one word."""
+    return Corpus.from_examples([Example((sentence("yes"),), "yes")], name="one word")
+
+
 @pytest.fixture
 def model(pairs: Corpus) -> NLIModel:
     """A small model of ``pairs`` with random weights, in training mode, with dropout."""

@@ -113,7 +113,7 @@ def test_what_is_no_action(pairs, action):
 
 def test_single_sentences(singles):
     env = ShiftReduceEnv(singles)
-    assert env.observation_space["side"].contains(np.array([0]))
+    assert env.observation_space["side"].contains(np.array([0], np.int16))
     _, reward, info = play(env, options={"example": 0})
     assert reward == 1.0
     assert info["parses"] == ("( ( ( [MAX 2 ) 9 ) ] )",)

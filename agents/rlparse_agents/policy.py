@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rlparse import PAD, lockstep
 from rlparse.corpora.batching import Batch
@@ -19,7 +20,7 @@ from rlparse.models.tracker import Tracker
 from rlparse_agents.distribution import TransitionDistribution
 from rlparse_agents.graphs import PlayGraphs
 from rlparse_agents.parsing_policy import LearningPolicy
-from rlparse_agents.rollout import Rollout
+from rlparse_agents.rollout import Rollout, Seen, longest_first
 from rlparse_agents.sampling import Draw, Played, Reading, play_dense, play_dropping, read
 
 SAMPLERS = ("auto", "dropping", "dense", "graph")
@@ -126,16 +127,16 @@ class TrackerPolicy(LearningPolicy):
         transitions = played.transitions()
         trace = lockstep.trace(transitions, batch.lengths)
         log_probs = TransitionDistribution(played.logits(), trace.legal).log_prob(transitions)
-        inputs = played.inputs() if self.reads == "encoder" else None
-        return Rollout(batch.tokens, transitions, trace, log_probs, inputs)
+        seen = played.seen() if self.reads == "encoder" else None
+        return Rollout(batch.tokens, transitions, trace, log_probs, seen)
 
     def judge(self, rollout: Rollout) -> TransitionDistribution:
         """Give the distribution before every step of known derivations; see `LearningPolicy.judge`."""
         trace = rollout.trace
-        inputs = self._inputs(rollout) if rollout.inputs is None else rollout.inputs
-        tracked = self.tracker(inputs)  # [R, T, H]
+        vectors, slots = self._see(rollout) if rollout.seen is None else rollout.seen
+        logits = self._track(vectors, slots, trace.lengths)
         fronts, sizes = _sizes(trace)
-        logits = self._logits(tracked, sizes, (trace.lengths.unsqueeze(1) - fronts).clamp_min(0))
+        logits = self._with_prior(logits, sizes, (trace.lengths.unsqueeze(1) - fronts).clamp_min(0))
         return TransitionDistribution(logits, trace.legal)
 
     def predict(
@@ -231,21 +232,40 @@ class TrackerPolicy(LearningPolicy):
                 read[due] = t + 1
         stack_sizes = 2 * (history == 0).sum(1) - count
         buffer_sizes = lengths - (history == 0).sum(1)
-        logits = self._logits(hidden, stack_sizes, buffer_sizes)
+        logits = self._with_prior(self.head(hidden), stack_sizes, buffer_sizes)
         distribution = TransitionDistribution(logits, seen["action_mask"].bool())
         actions = distribution.mode() if deterministic else distribution.sample()
         return actions, tuple(part.cpu().numpy() for part in (table, hidden, memory, read))
 
-    def _inputs(self, rollout: Rollout) -> Tensor:
-        """Encode known derivations for what the tracker reads before every step: [R, T, 3D] float."""
+    def _see(self, rollout: Rollout) -> Seen:
+        """Encode known derivations for what the tracker reads before every step."""
         trace = rollout.trace
         embedding, machine = self._reading()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.reads == "own"):
             encoding = machine(embedding(rollout.tokens), trace)
         nothing = len(encoding.table) - 1
         slots = encoding.layout.position.gather(1, trace.tops.clamp_min(0).flatten(1)).view_as(trace.tops)
-        slots = torch.where(trace.tops >= 0, slots, nothing)  # [R, T, 3]
-        return encoding.table.index_select(0, slots.flatten()).view(*slots.shape[:2], -1)
+        return Seen(encoding.table, torch.where(trace.tops >= 0, slots, nothing))
+
+    def _track(self, vectors: Tensor, slots: Tensor, lengths: Tensor) -> Tensor:
+        """Run tracker and head over whole derivations: [R, T, A] float logits.
+
+        On a CPU rows of similar length go together, so that little is computed past their ends.
+        """
+        rows, n_steps = slots.shape[:2]
+        n_groups = 1 if slots.is_cuda else max(1, min(4, rows // 32))
+        order, back = longest_first(lengths) if n_groups > 1 else (None, None)
+        sizes = [n_steps] if order is None else [2 * int(x[0]) - 1 for x in lengths[order].chunk(n_groups)]
+        groups = (slots if order is None else slots[order]).chunk(n_groups)
+        # By step, then by row, which is the order an LSTM takes them in.
+        wanted = [g[:, :size].transpose(0, 1).flatten() for g, size in zip(groups, sizes, strict=True)]
+        inputs = vectors.index_select(0, torch.cat(wanted)).split([len(index) for index in wanted])
+        logits = []
+        for part, group, size in zip(inputs, groups, sizes, strict=True):
+            tracked = self.tracker(part.view(size, len(group), -1).transpose(0, 1))
+            logits.append(F.pad(self.head(tracked), (0, 0, 0, n_steps - size)))
+        joined = torch.cat(logits)
+        return joined if back is None else joined.index_select(0, back)
 
     @torch.no_grad()
     def _play(self, batch: Batch, draw: Draw) -> Played:
@@ -261,6 +281,10 @@ class TrackerPolicy(LearningPolicy):
             return read(tokens, lengths, *parts, catalan_prior=self.catalan_prior)
 
         if sampler == "graph":
+            if not tokens.is_cuda:
+                raise ValueError(
+                    f"sampler='graph' replays CUDA graphs, the batch is on {tokens.device}; use sampler='auto'"
+                )
             return self._graphs.play(tokens, lengths, reading, draw, parts)
         return (play_dense if sampler == "dense" else play_dropping)(tokens, lengths, reading, draw)
 
@@ -275,8 +299,7 @@ class TrackerPolicy(LearningPolicy):
             return encoder.embedding, encoder.machine
         return self.embedding, self.machine
 
-    def _logits(self, tracked: Tensor, stack_sizes: Tensor, buffer_sizes: Tensor) -> Tensor:
-        logits: Tensor = self.head(tracked)
+    def _with_prior(self, logits: Tensor, stack_sizes: Tensor, buffer_sizes: Tensor) -> Tensor:
         if not self.catalan_prior:
             return logits
         odds = lockstep.catalan_logits(stack_sizes, buffer_sizes)

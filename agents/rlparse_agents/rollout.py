@@ -16,6 +16,18 @@ Chooser = Callable[[LockstepState, Tensor], Tensor]
 """Choose transitions: (state of the first a rows, their legal transitions [a, A]) to [a] int64."""
 
 
+class Seen(NamedTuple):
+    """What a tracker reads before every step, without repeating vectors that are read more than once.
+
+    Attributes:
+        vectors: [V, D] float.
+        slots: [R, T, 3] int64. Which of them are the next token, the stack's top and the second beneath it.
+    """
+
+    vectors: Tensor
+    slots: Tensor
+
+
 class Rollout(NamedTuple):
     """Parses of a batch and what judging them needs, however often a policy is updated from them.
 
@@ -25,14 +37,14 @@ class Rollout(NamedTuple):
         trace: The same, replayed.
         log_probs: [R, T] float. Of each transition under the policy that sampled it, 0 where it was forced and after
             the end; None for derivations that came from elsewhere.
-        inputs: What the policy kept of what it saw, which depends on none of its parameters; None if it kept nothing.
+        seen: What the policy read, without gradient; None where it reads vectors of its own, which every update moves.
     """
 
     tokens: Tensor
     transitions: Tensor
     trace: Trace
     log_probs: Tensor | None = None
-    inputs: Tensor | None = None
+    seen: Seen | None = None
 
     @classmethod
     def of(cls, tokens: Tensor, lengths: Tensor, transitions: Tensor) -> Rollout:

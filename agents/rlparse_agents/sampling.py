@@ -22,7 +22,7 @@ from rlparse import PAD, lockstep
 from rlparse.lockstep import REDUCE, SHIFT
 from rlparse.models.composition import Composition
 from rlparse.models.tracker import Tracker
-from rlparse_agents.rollout import longest_first
+from rlparse_agents.rollout import Seen, longest_first
 
 Draw = Callable[[tuple[int, ...]], Tensor]
 """Give thresholds of a shape: SHIFT is taken where its odds are not lower.
@@ -239,16 +239,13 @@ class Played(NamedTuple):
         odds = self._in_order(self.parses.shift_odds[: self.n_steps]).t()
         return torch.stack((odds, torch.zeros_like(odds)), dim=-1)
 
-    def inputs(self) -> Tensor:
-        """Give what the tracker read before every step: [R, T, 3D] float, apart from any graph."""
-        fronts, stack, items, _ = self.parses
-        slots = (self.reading.leaves[0], fronts), (items, stack[..., 1]), (items, stack[..., 0])
-        rows, D = len(self.reading.lengths), items.shape[1]
-        inputs = items.new_empty(self.n_steps, rows, 3 * D)
-        for k, (vectors, plane) in enumerate(slots):
-            wanted = self._in_order(plane[: self.n_steps]).flatten()
-            torch.index_select(vectors, 0, wanted, out=inputs.view(-1, 3 * D)[:, k * D : (k + 1) * D])
-        return inputs.transpose(0, 1)
+    def seen(self) -> Seen:
+        """Give what the tracker read before every step, apart from any graph's memory."""
+        leaves, parses = self.reading.leaves[0], self.parses
+        fronts, stack = (self._in_order(plane[: self.n_steps]) for plane in (parses.fronts, parses.stack))
+        # In `stack` the second comes first.
+        slots = torch.cat((fronts.unsqueeze(2), stack.flip(2) + len(leaves)), dim=2)
+        return Seen(torch.cat((leaves, parses.items)), slots.transpose(0, 1))
 
     def _in_order(self, plane: Tensor) -> Tensor:
         return plane if self.order is None else plane.index_select(1, self.order)
@@ -264,10 +261,18 @@ def play_dropping(
         lengths: [R] int64.
         read: `read` of what is to be read.
         draw: Called once, for one threshold for every step of every row: step by step, longest row first.
+
+    Raises:
+        ValueError: A length is outside 1..N.
     """
     by_length, back = longest_first(lengths)
+    falling = lengths[by_length].tolist()
+    if not 1 <= falling[-1] <= falling[0] <= tokens.shape[1]:
+        raise ValueError(
+            f"lengths must be from 1 to {tokens.shape[1]}, got lengths from {falling[-1]} to {falling[0]}"
+        )
     reading = read(tokens[by_length], lengths[by_length])
-    stretches = stretches_of(reading.lengths.tolist())
+    stretches = stretches_of(falling)
     counts = [stretch.rows for stretch in stretches for _ in range(stretch.start, stretch.stop)]
     thresholds = draw((sum(counts),)).split(counts)
     return Played(reading, play(reading, stretches, thresholds, dense=False), back, 2 * tokens.shape[1] - 1)

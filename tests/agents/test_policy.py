@@ -167,6 +167,50 @@ def test_log_probs_and_gradients_are_sums_over_single_steps(composition, catalan
     assert all(gradient.any() for gradient in for_slow)
 
 
+@pytest.mark.parametrize("n_copies", [1, 4, 12, 24])
+@pytest.mark.parametrize("reads", ["own", "encoder"])
+def test_a_rollout_is_judged_as_by_stepping_through_it(n_copies, reads):
+    """Enough rows, too, to be judged in groups of similar length."""
+    encoder = model_of() if reads == "encoder" else None
+    policy = build(seed=1, catalan_prior=False, reads=reads, encoder=encoder)
+    batch = plain_batch(EXAMPLES).repeat(n_copies)
+    rollout = policy.sample(batch, generator=torch.Generator().manual_seed(0))
+    fast = policy.judge(rollout).log_prob(rollout.transitions).sum(1)
+    rows = zip(sentences_of(batch), rollout.transitions.tolist(), strict=True)
+    keys = [(tuple(tokens), tuple(derivation[: 2 * len(tokens) - 1])) for tokens, derivation in rows]
+    judged = {key: derivation_log_prob(policy, *key, encoder) for key in sorted(set(keys))}
+    slow = torch.stack([judged[key] for key in keys])
+    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-10)
+    weights = torch.randn(len(fast), dtype=torch.float64)
+    wanted = list(policy.parameters())
+    for_fast, for_slow = (
+        torch.autograd.grad((x * weights).sum(), wanted, retain_graph=x is slow) for x in (fast, slow)
+    )
+    torch.testing.assert_close(for_fast, for_slow, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("reads", ["own", "encoder"])
+def test_a_rollout_is_judged_by_the_weights_of_now(reads):
+    """As often as one likes, and without parsing or, where the encoder is read, encoding again."""
+    encoder = model_of() if reads == "encoder" else None
+    policy = build(reads=reads, encoder=encoder)
+    rollout = policy.sample(plain_batch(EXAMPLES).repeat(4), generator=torch.Generator().manual_seed(0))
+    replayed = Rollout.of(rollout.tokens, rollout.trace.lengths, rollout.transitions)
+    assert replayed.log_probs is replayed.seen is None
+    for _ in range(3):
+        found, expected = (policy.judge(r).log_prob(r.transitions) for r in (rollout, replayed))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        if encoder is not None:
+            encode = encoder.machine.forward
+            encoder.machine.forward = None
+            policy.judge(rollout)
+            encoder.machine.forward = encode
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    assert (rollout.log_probs - found).abs().max() > 0.1
+
+
 @pytest.mark.parametrize("n", range(1, 7))
 @pytest.mark.parametrize("catalan_prior", [False, True])
 def test_probabilities_of_all_parses_sum_to_one(n, catalan_prior):

@@ -178,16 +178,18 @@ class ParserRows:
         self._history[self._next] = reduced.view(np.int8)
         self._next += 1
         shifted = ~reduced
-        freed = self._top + shifted  # the old top of a REDUCE, the new one of a SHIFT
-        np.subtract(freed, reduced, out=self._top)
+        moved = shifted.astype(np.int64)
+        freed = self._top + moved  # the old top of a REDUCE, the new one of a SHIFT
+        self._top = freed + moved
+        self._top -= 1
         count = shifted.astype(self._count_dtype)
         self._front += count
         self._size += 2 * count - 1
         # What a REDUCE leaves on top begins where it did; a SHIFT fills an empty cell. Both end at the front.
         top = self._spans[self._top]
         span = top.view(self._count_dtype).reshape(-1, 2)
-        span[:, 0] += (self._front - 1) * count
-        span[:, 1] = self._front
+        starts: CountArray = span[:, 0] + (self._front - 1) * count
+        span[:, 0], span[:, 1] = starts, self._front
         if self.heights is not None:
             self._grow(reduced)
         self._spans[freed] = 0
@@ -196,7 +198,7 @@ class ParserRows:
         np.greater_equal(self._size, 2, out=self.may_reduce)
         mask = self.fields["action_mask"]
         mask[:, 0], mask[:, 1] = self.may_shift, self.may_reduce
-        return Advance(illegal, reduced, span[:, 0])
+        return Advance(illegal, reduced, starts)
 
     def _grow(self, reduced: BoolArray) -> None:
         """Follow the heights: a leaf has 0, a node one more than the taller of its children."""

@@ -273,6 +273,35 @@ def test_tensors(pairs):
     assert not env.step([0, 0, 0])[2].is_cuda
 
 
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_tensors_of_another_device(mode):
+    """The device that every machine has keeps shapes and types only; all numbers have to be moved to it."""
+    env = ShiftReduceVectorEnv(2, max_tokens=2, autoreset_mode=mode, output="torch", device="meta")
+    answer = env.reset(seed=0)
+    ended = False
+    for _ in range(7):  # two sentences of two words at most take six steps
+        tensors = [value for value in leaves(answer) if isinstance(value, torch.Tensor)]
+        assert len(tensors) > 10
+        assert all(tensor.is_meta for tensor in tensors)
+        assert not any(isinstance(value, np.ndarray) for value in leaves(answer))
+        ended |= "final_info" in answer[-1] or "reward_parts" in answer[-1]
+        if not ended:
+            answer = env.step([0, 0])
+    assert ended
+
+
+def leaves(data):
+    """Everything that is no dict, no list and no array of objects."""
+    if isinstance(data, dict):
+        for value in data.values():
+            yield from leaves(value)
+    elif isinstance(data, (tuple, list)) or (isinstance(data, np.ndarray) and data.dtype == np.object_):
+        for value in data:
+            yield from leaves(value)
+    else:
+        yield data
+
+
 @pytest.mark.gpu
 def test_tensors_on_a_gpu():
     env = ShiftReduceVectorEnv(3, output="torch", device="cuda")

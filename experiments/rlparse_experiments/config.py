@@ -11,7 +11,7 @@ import tyro
 ParserKind = Literal["tracker", "left", "right", "balanced", "random", "gold", "gold_or_right"]
 CompositionName = Literal["tree_rnn", "tree_lstm", "gated"]
 Precision = Literal["highest", "high", "medium"]
-BenchName = Literal["all", "encoder"]
+BenchName = Literal["all", "encoder", "rollout", "env", "train", "scaling"]
 
 
 @dataclass(frozen=True)
@@ -227,6 +227,8 @@ class BenchConfig:
     """Measure only contenders whose name has one of these words in it; none measures all."""
     json: Path | None = None
     """Also write all figures to this file."""
+    plots: Path | None = None
+    """Also measure encoders over batch sizes, hidden sizes and lengths, and draw them in this folder."""
     quick: bool = False
     """Tiny sizes, to see that it works; the figures mean nothing."""
 

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import json
 import math
+import typing
 
 import numpy as np
 import pytest
 import torch
 
+from rlparse import lockstep
 from rlparse.models.composition import BinaryTreeLSTM
 from rlparse.transitions import ParserState
-from rlparse_experiments.bench import encoder, targets
+from rlparse_experiments.bench import encoder, epoch, kernels, memory, targets
+from rlparse_experiments.bench.command import SECTIONS, why_not_judged
 from rlparse_experiments.bench.dynet_tree_lstm import DynetTreeLSTM
-from rlparse_experiments.bench.list_spinn import RLSpinn, parse_with_lists, step_loss
+from rlparse_experiments.bench.list_spinn import parse_with_lists
 from rlparse_experiments.bench.measuring import (
     Clock,
     Contender,
@@ -21,6 +24,7 @@ from rlparse_experiments.bench.measuring import (
     Unavailable,
     measure,
 )
+from rlparse_experiments.bench.rl_spinn import RLSpinn, parse_with_machine, step_loss
 from rlparse_experiments.bench.workload import (
     LISTOPS_LONGEST,
     LISTOPS_SHORTEST,
@@ -33,6 +37,7 @@ from rlparse_experiments.bench.workload import (
     snli_lengths,
 )
 from rlparse_experiments.cli import main
+from rlparse_experiments.config import BenchConfig, BenchName
 from slow_reference import encode_one
 
 # ---------------------------------------------------------------------------------------------------- measuring
@@ -74,15 +79,15 @@ def test_contenders_are_timed_in_turns_after_one_warm_up():
     fast = time.contender("fast", [100, 2, 1, 1], 8)
     measured = measure(section(slow, fast), rounds=3, least_seconds=0.0, clock=time.clock)
     assert time.seen == ["slow", "fast"] * 4
-    assert measured.rates == {"slow": (2.0, 4.0, 1.0), "fast": (4.0, 8.0, 8.0)}
-    assert measured.rate("slow") == Figure(2.0, 1.0, 4.0)
+    assert measured.values == {"slow": (2.0, 4.0, 1.0), "fast": (4.0, 8.0, 8.0)}
+    assert measured.figure("slow") == Figure(2.0, 1.0, 4.0)
     assert measured.ratio("fast", "slow") == Figure(2.0, 2.0, 8.0)  # of 2, 2 and 8; not 8 / 2
     assert measured.failures == {}
     assert measured.as_json()["contenders"]["slow"] == {
         "value": 2.0,
         "least": 1.0,
         "greatest": 4.0,
-        "rates": [2.0, 4.0, 1.0],
+        "values": [2.0, 4.0, 1.0],
     }
 
 
@@ -91,7 +96,7 @@ def test_short_work_is_repeated_until_the_timing_is_long_enough():
     quick = time.contender("quick", [1.0] * 7, 5)
     measured = measure(section(quick), rounds=2, least_seconds=2.5, clock=time.clock)
     assert len(time.seen) == 1 + 2 * 3
-    assert measured.rates == {"quick": (5.0, 5.0)}
+    assert measured.values == {"quick": (5.0, 5.0)}
 
 
 def test_what_fails_is_named_with_its_reason_and_the_others_go_on():
@@ -106,7 +111,7 @@ def test_what_fails_is_named_with_its_reason_and_the_others_go_on():
         time.contender("good", [1, 1, 1, 1], 1),
     )
     measured = measure(section(*contenders), rounds=3, least_seconds=0.0, clock=time.clock)
-    assert measured.rates == {"good": (1.0, 1.0, 1.0)}
+    assert measured.values == {"good": (1.0, 1.0, 1.0)}
     assert measured.failures == {
         "absent": "it is not installed",
         "at once": "failed with RuntimeError: out of time",
@@ -126,9 +131,29 @@ def test_contenders_can_be_left_out():
         clock=time.clock,
         wanted=lambda name: name == "good",
     )
-    assert set(measured.rates) == {"good"}
+    assert set(measured.values) == {"good"}
     with pytest.raises(Unavailable, match="other was left out"):
-        measured.rate("other")
+        measured.figure("other")
+
+
+def test_figures_that_are_counted_are_taken_once():
+    time = FakeTime()
+    counted = section(time.contender("a", [1], 40), time.contender("b", [1], 60))._replace(timed=False)
+    measured = measure(counted, rounds=5, clock=time.clock)
+    assert time.seen == ["a", "b"]
+    assert measured.values == {"a": (40,), "b": (60,)}
+    assert measured.deviation() == pytest.approx((20, 20, 20))  # 40 and 60 are 20 % off 50
+
+
+def test_deviation_is_the_costs_greatest_distance_from_their_median():
+    rates = {"short": (1.0, 2.0), "middle": (2.0, 1.0), "long": (4.0, 4.0)}
+    measured = Measured(section(), rates, {}, 1.0)
+    # Costs of the first round 1, 1/2, 1/4 with median 1/2; of the second 1/2, 1, 1/4 with the same median.
+    assert measured.deviation() == Figure(100.0, 100.0, 100.0)
+    with pytest.raises(Unavailable, match="A job: fewer than two sizes were measured"):
+        Measured(section(), {"short": (1.0,)}, {}, 1.0).deviation()
+    with pytest.raises(Unavailable, match="long: failed with MemoryError"):
+        Measured(section(), rates, {"long": "failed with MemoryError"}, 1.0).deviation()
 
 
 # ------------------------------------------------------------------------------------------------------ targets
@@ -139,36 +164,63 @@ def results_of(**rates: float) -> dict[str, Measured]:
     return {"job/1": Measured(section(), found, {"absent": "it is not installed"}, 1.0)}
 
 
+OURS, RATIO = targets.figure("ours"), targets.ratio("ours", "theirs")
+
+
 @pytest.mark.parametrize(
     ("figure", "bound", "at_most", "status"),
     [
-        (targets.rate("job/1", "ours"), 6.0, False, targets.REACHED),
-        (targets.rate("job/1", "ours"), 6.1, False, targets.NOT_REACHED),
-        (targets.rate("job/1", "ours"), 6.0, True, targets.REACHED),
-        (targets.rate("job/1", "ours"), 5.9, True, targets.NOT_REACHED),
-        (targets.ratio("job/1", "ours", "theirs"), 2.0, False, targets.REACHED),
-        (targets.ratio("job/1", "ours", "theirs"), 2.1, False, targets.NOT_REACHED),
+        (OURS, 6.0, False, targets.REACHED),
+        (OURS, 6.1, False, targets.NOT_REACHED),
+        (OURS, 6.0, True, targets.REACHED),
+        (OURS, 5.9, True, targets.NOT_REACHED),
+        (RATIO, 2.0, False, targets.REACHED),
+        (RATIO, 2.1, False, targets.NOT_REACHED),
     ],
 )
 def test_a_target_is_reached_or_not(figure, bound, at_most, status):
-    target = targets.Target("a job", "here", bound, figure, at_most)
+    target = targets.Target("job/1", "a job", "here", bound, figure, at_most)
     verdict = targets.judge(target, results_of(ours=6.0, theirs=3.0))
     assert verdict.status == status
     assert verdict.as_json()["measured"]["value"] in (6.0, 2.0)
 
 
 @pytest.mark.parametrize(
-    ("figure", "reason"),
+    ("key", "figure", "void", "reason"),
     [
-        (targets.ratio("job/1", "ours", "absent"), "absent: it is not installed"),
-        (targets.ratio("job/1", "ours", "theirs"), "theirs was left out"),
-        (targets.rate("job/2", "ours"), "job/2 was left out"),
+        ("job/1", targets.ratio("ours", "absent"), "", "absent: it is not installed"),
+        ("job/1", RATIO, "", "theirs was left out"),
+        ("job/2", OURS, "", "job/2 was left out"),
+        ("job/1", OURS, "only a rehearsal", "only a rehearsal"),
     ],
 )
-def test_a_target_that_was_not_measured_says_why(figure, reason):
-    verdict = targets.judge(targets.Target("a job", "here", 1.0, figure), results_of(ours=1.0))
+def test_a_target_that_was_not_measured_says_why(key, figure, void, reason):
+    target = targets.Target(key, "a job", "here", 1.0, figure)
+    verdict = targets.judge(target, results_of(ours=1.0), void=void)
     assert (verdict.status, verdict.reason) == (targets.NOT_MEASURED, reason)
     assert verdict.as_json()["measured"] is None
+
+
+def test_every_target_is_about_something_that_is_measured():
+    config = BenchConfig()
+    sections = {section.key: section for make in SECTIONS.values() for section in make(config)}
+    assert {target.key for target in targets.TARGETS} <= set(sections)
+    rows = [(target.what, target.column) for target in targets.TARGETS]
+    assert len(set(rows)) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"hidden_size": (100,)}, ""),
+        ({"quick": True}, "--quick measures nothing"),
+        ({"batch_size": 64}, "the figures are for batches of 128 sentences and 1 thread"),
+        ({"threads": 2}, "the figures are for batches of 128 sentences and 1 thread"),
+    ],
+)
+def test_figures_are_held_against_their_own_settings_only(changes, reason):
+    assert why_not_judged(BenchConfig(**changes)) == reason
 
 
 # ----------------------------------------------------------------------------------------------------- workload
@@ -295,6 +347,27 @@ def spoken(model, batch, derivations):
     return torch.stack(roots), torch.stack(log_probs), n_free
 
 
+def check_parsed(model, batch, parsed, derivations):
+    """Compare values and gradients of a whole step."""
+    roots, log_probs, n_free = spoken(model, batch, derivations)
+    torch.testing.assert_close(parsed.roots, roots)
+    torch.testing.assert_close(parsed.log_probs, log_probs)
+    assert parsed.n_free == n_free
+    wanted = (batch.embeddings, *model.parameters())
+    found = torch.autograd.grad(step_loss(model, *parsed[:3], batch.labels), wanted)
+    expected = torch.autograd.grad(step_loss(model, roots, log_probs, n_free, batch.labels), wanted)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_stack_machine_computes_what_one_sentence_at_a_time_does(sorted_batch):
+    torch.manual_seed(0)
+    model = RLSpinn(6, 5, 3)
+    parsed = parse_with_machine(model, sorted_batch, generator=torch.Generator().manual_seed(1))
+    rows = zip(parsed.derivations.tolist(), sorted_batch.lengths.tolist(), strict=True)
+    check_parsed(model, sorted_batch, parsed, [row[: 2 * n - 1] for row, n in rows])
+
+
 @pytest.mark.parametrize("running_only", [False, True])
 @pytest.mark.parametrize("given", [False, True])
 def test_list_spinn_computes_what_one_sentence_at_a_time_does(running_only, given, sorted_batch):
@@ -309,59 +382,113 @@ def test_list_spinn_computes_what_one_sentence_at_a_time_does(running_only, give
     )
     if given:
         assert parsed.derivations == sorted_batch.derivations
-    roots, log_probs, n_free = spoken(model, sorted_batch, parsed.derivations)
-    torch.testing.assert_close(parsed.roots, roots)
-    torch.testing.assert_close(parsed.log_probs, log_probs)
-    assert parsed.n_free == n_free
-    wanted = (sorted_batch.embeddings, *model.parameters())
-    found = torch.autograd.grad(step_loss(model, *parsed[:3], sorted_batch.labels), wanted)
-    gradients = torch.autograd.grad(step_loss(model, roots, log_probs, n_free, sorted_batch.labels), wanted)
-    for one, other in zip(found, gradients, strict=True):
-        torch.testing.assert_close(one, other)
+    check_parsed(model, sorted_batch, parsed, parsed.derivations)
 
 
-def test_list_spinn_samples_from_its_policy():
+@pytest.mark.parametrize("parse", [parse_with_lists, parse_with_machine])
+def test_spinn_samples_from_its_policy(parse):
     torch.manual_seed(0)
     model = RLSpinn(4, 4, 3)
     batch = draw_sentences(np.full(2000, 3), 4, np.random.default_rng(0))
     batch = batch._replace(embeddings=batch.embeddings[:1].expand(2000, -1, -1))
-    parsed = parse_with_lists(model, batch, generator=torch.Generator().manual_seed(0))
-    left = [0, 0, 1, 0, 1]
-    share = sum(derivation == left for derivation in parsed.derivations) / 2000
-    probability = parsed.log_probs[parsed.derivations.index(left)].exp().item()
+    parsed = parse(model, batch, generator=torch.Generator().manual_seed(0))
+    is_left = torch.as_tensor(parsed.derivations)[:, 2] == 1
+    share = is_left.float().mean().item()
+    probability = parsed.log_probs[is_left][0].exp().item()
     assert 0.2 < probability < 0.8
     assert abs(share - probability) < 5 * math.sqrt(probability * (1 - probability) / 2000)
+
+
+# ------------------------------------------------------------------------------------------ counts and memory
+
+
+def test_operators_are_counted_without_views_and_allocations():
+    x = torch.randn(4, 4, requires_grad=True)
+
+    def step() -> None:
+        torch.empty(3)
+        torch.autograd.grad((x.t() @ x).view(-1).sum(), x)
+
+    with kernels.OperatorCount() as counted:
+        step()
+    # One product forward, its sum, the gradient's first value and its two products, and their sum.
+    assert counted.counts["mm"] == 3
+    assert "t" not in counted.counts
+    assert "view" not in counted.counts
+    assert "empty" not in counted.counts
+    assert kernels.count_kernels(step, torch.device("cpu")) == sum(counted.counts.values())
+
+
+def test_peak_of_memory_grows_with_what_is_held():
+    before = memory.resident_peak()
+    held = torch.ones(20_000_000)
+    assert memory.resident_peak() - before > 0.5 * held.nbytes
+
+
+def test_a_process_that_cannot_measure_memory_says_why():
+    with pytest.raises(Unavailable, match="the process that measures memory failed: "):
+        memory.peak_bytes_per_token(2, 0, 4, 0)
+
+
+def test_an_epoch_is_timed_over_batches_of_equal_lengths():
+    batches = epoch.draw_batches(50, 16, 0)
+    assert sum(batch.n_examples for batch in batches) == 50
+    for batch in batches:
+        lockstep.trace(batch.gold, batch.lengths)  # complete derivations
+    assert epoch.epoch_seconds(batches, 4, torch.device("cpu"), "highest", 0) > 0
 
 
 # -------------------------------------------------------------------------------------------------- the command
 
 
-def test_bench_prints_tables_and_writes_all_figures(tmp_path, capsys):
-    threads = torch.get_num_threads()
+UNITS = {
+    "encoder": ["sentences/s"] * 3,
+    "rollout": ["transitions/s"] * 2,
+    "env": ["steps/s"] * 2,
+    "train": ["pairs/s"],
+    "scaling": [*["tokens/s"] * 4, "bytes/token", "operators", "s"],
+}
+
+
+@pytest.mark.parametrize("what", UNITS)
+def test_bench_prints_tables_and_writes_all_figures(what, tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("units and failures are those of a machine without a CUDA device")
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     file = tmp_path / "bench.json"
-    assert main(["bench", "encoder", "--quick", "--json", str(file)]) == 0
+    assert main(["bench", what, "--quick", "--json", str(file)]) == 0
     assert torch.get_num_threads() == threads
+    assert torch.get_float32_matmul_precision() == precision
     printed = capsys.readouterr().out
     found = json.loads(file.read_text(encoding="utf-8"))
     assert found["machine"]["torch"] == torch.__version__
     assert found["settings"]["quick"] is True
-    assert [s["key"] for s in found["sections"]] == [
-        "encoder/8/highest",
-        "encoder/8/medium",
-        "encoder/listops",
-    ]
+    assert [section["unit"] for section in found["sections"]] == UNITS[what]
     for measured in found["sections"]:
+        failed = {encoder.DYNET} if what == "encoder" else {epoch.FLOAT32, epoch.TF32}
+        assert set(measured["failures"]) <= failed
         for name, contender in measured["contenders"].items():
-            assert len(contender["rates"]) == 2
+            assert len(contender["values"]) == (1 if measured["unit"] in UNITS["scaling"][4:] else 2)
             assert 0 < contender["least"] <= contender["value"] <= contender["greatest"] < math.inf
             assert name in printed
-    assert len(found["targets"]) == len(targets.TARGETS)
-    assert {t["status"] for t in found["targets"]} <= {
-        targets.REACHED,
-        targets.NOT_REACHED,
-        targets.NOT_MEASURED,
-    }
+    assert all(target["status"] == targets.NOT_MEASURED for target in found["targets"])
+    assert bool(found["targets"]) == (what != "train")
     assert "sizes too small to mean anything" in printed
+
+
+def test_bench_measures_everything_it_has_a_word_for():
+    assert {"all", *SECTIONS} == set(typing.get_args(BenchName))
+    assert set(UNITS) == set(SECTIONS)
+
+
+def test_bench_can_measure_some_contenders_and_draw_them(tmp_path, capsys):
+    assert main(["bench", "encoder", "--quick", "--only", "LEVEL", "gru", "--plots", str(tmp_path)]) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
+        f"{axis}.{kind}" for axis in ("batch", "hidden", "length") for kind in ("png", "svg")
+    )
+    printed = capsys.readouterr().out
+    assert encoder.BY_LEVEL in printed
+    assert encoder.LSTM not in printed.partition("Figures to reach")[0]
 
 
 @pytest.mark.parametrize(
@@ -377,3 +504,8 @@ def test_bench_prints_tables_and_writes_all_figures(tmp_path, capsys):
 def test_sizes_that_measure_nothing_are_refused(option, value, capsys):
     assert main(["bench", f"--{option}", value]) == 2
     assert f"{option.replace('-', '_')} must be at least" in capsys.readouterr().err
+
+
+def test_words_that_measure_nothing_are_refused(capsys):
+    assert main(["bench", "decoder"]) == 2
+    assert "decoder" in capsys.readouterr().err

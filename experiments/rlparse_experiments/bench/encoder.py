@@ -120,7 +120,7 @@ def matmul_precision(precision: str) -> Iterator[None]:
 def in_precision(precision: str, work: Work) -> Work:
     """Do work in a precision."""
 
-    def inside() -> int:
+    def inside() -> float:
         with matmul_precision(precision):
             return work()
 
@@ -153,6 +153,7 @@ def contenders(
 
 def sections(config: BenchConfig) -> list[Section]:
     """Give what ``rlparse bench encoder`` measures."""
+    hidden_size = LISTOPS_HIDDEN_SIZE if LISTOPS_HIDDEN_SIZE in config.hidden_size else config.hidden_size[0]
 
     def snli(hidden_size: int, precision: str) -> Callable[[], list[Contender]]:
         def build() -> list[Contender]:
@@ -168,7 +169,6 @@ def sections(config: BenchConfig) -> list[Section]:
         rng = np.random.default_rng(config.seed)
         size = min(LISTOPS_BATCH_SIZE, config.batch_size)
         lengths = listops_lengths(LISTOPS_BATCHES * size, config.seed).reshape(LISTOPS_BATCHES, size)
-        hidden_size = min(LISTOPS_HIDDEN_SIZE, max(config.hidden_size))
         batches = [draw_sentences(row, hidden_size, rng) for row in lengths]
         return contenders(hidden_size, batches, seed=config.seed)
 
@@ -179,5 +179,5 @@ def sections(config: BenchConfig) -> list[Section]:
         for size in config.hidden_size
         for key in [f"encoder/{size}/{precision}"]
     ]
-    title = f"encoder, lengths of ListOps, hidden size {LISTOPS_HIDDEN_SIZE}"
-    return [*found, Section("encoder/listops", title, unit, listops)]
+    title = f"encoder, lengths of ListOps, hidden size {hidden_size}"
+    return [*found, Section(f"encoder/{hidden_size}/listops", title, unit, listops)]

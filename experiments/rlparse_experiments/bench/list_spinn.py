@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from rlparse.lockstep import REDUCE, SHIFT
 from rlparse.models.composition import BinaryTreeLSTM
-from rlparse.models.tracker import Tracker
 from rlparse_experiments.bench.plain_tree_lstm import Pair, compose
+from rlparse_experiments.bench.rl_spinn import Parsed, RLSpinn
 from rlparse_experiments.bench.workload import Sentences
 
 
@@ -29,7 +28,8 @@ def bundle(states: Sequence[Tensor]) -> Pair:
 
 def unbundle(state: Pair) -> tuple[Tensor, ...]:
     """Take them apart again."""
-    return torch.cat(state, dim=1).split(1)
+    rows: tuple[Tensor, ...] = torch.cat(state, dim=1).split(1)
+    return rows
 
 
 def fill_buffers(cell: BinaryTreeLSTM, batch: Sentences) -> list[list[Tensor]]:
@@ -94,39 +94,6 @@ def encode_with_lean_lists(cell: BinaryTreeLSTM, batch: Sentences) -> Tensor:
     return torch.stack([stack.pop() for stack in stacks])[:, :D]
 
 
-class RLSpinn(nn.Module):
-    """SPINN that parses by itself: a tracker reads buffer and stack, feeds the composition and chooses transitions.
-
-    Args:
-        hidden_size: D, also the width of embeddings.
-        tracker_size: H.
-        n_classes: C.
-    """
-
-    def __init__(self, hidden_size: int, tracker_size: int, n_classes: int) -> None:
-        super().__init__()
-        self.cell = BinaryTreeLSTM(hidden_size, hidden_size, tracker_size=tracker_size)
-        self.tracker = Tracker(hidden_size, tracker_size)
-        self.head = nn.Linear(tracker_size, 2)
-        self.classifier = nn.Linear(hidden_size, n_classes)
-
-
-class Parsed(NamedTuple):
-    """A batch after its policy parsed it.
-
-    Attributes:
-        roots: [R, D] float. Hidden vectors of the roots.
-        log_probs: [R] float. Summed over a row's free decisions.
-        n_free: Free decisions of all rows.
-        derivations: What was sampled, or given.
-    """
-
-    roots: Tensor
-    log_probs: Tensor
-    n_free: int
-    derivations: list[list[int]]
-
-
 def parse_with_lists(
     model: RLSpinn,
     batch: Sentences,
@@ -168,15 +135,16 @@ def parse_with_lists(
             [
                 (bool(buffer), len(stack) > 1)
                 for buffer, stack in zip(buffers[:running], stacks[:running], strict=True)
-            ]
+            ],
+            device=hidden.device,
         )
         free = legal.all(dim=1)
         choices = F.log_softmax(model.head(hidden[:running]).masked_fill(~legal, -math.inf), dim=1)
         if derivations is None:
-            draws = torch.rand(running, generator=generator)
+            draws = torch.rand(running, generator=generator, device=hidden.device)
             actions = torch.where(free, draws >= choices[:, SHIFT].exp(), legal[:, REDUCE]).long()
         else:
-            actions = torch.tensor([derivation[t] for derivation in derivations[:running]])
+            actions = torch.tensor([row[t] for row in derivations[:running]], device=hidden.device)
         n_free += int(free.sum())
         chosen = choices.gather(1, actions.unsqueeze(1)).squeeze(1).masked_fill(~free, 0.0)
         log_probs = log_probs + F.pad(chosen, (0, rows - running))
@@ -195,20 +163,3 @@ def parse_with_lists(
                 stacks[row].append(node)
     roots = bundle([stack.pop() for stack in stacks])[0]
     return Parsed(roots, log_probs, n_free, taken)
-
-
-def step_loss(model: RLSpinn, roots: Tensor, log_probs: Tensor, n_free: int, labels: Tensor) -> Tensor:
-    """Give the loss of a whole step: cross-entropy of the classifier, and REINFORCE for its accuracy.
-
-    Args:
-        model: The weights.
-        roots: [R, D] float.
-        log_probs: [R] float.
-        n_free: Free decisions of all rows.
-        labels: [R] int64.
-    """
-    logits = model.classifier(roots)
-    with torch.no_grad():
-        rewards = (logits.argmax(dim=1) == labels).float()
-        advantages = rewards - rewards.mean()
-    return F.cross_entropy(logits, labels) - (advantages * log_probs).sum() / max(n_free, 1)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-Work = Callable[[], int]
-"""Does a job once and gives how many units that was."""
+Work = Callable[[], float]
+"""Does a job once and gives how many units that was; where nothing is timed, gives what it counted."""
 
 LEAST_SECONDS = 0.25
 """A timing repeats its work for at least so long."""
@@ -38,12 +38,14 @@ class Section(NamedTuple):
         title: Name for people.
         unit: What is counted.
         build: Draws the workload and gives the contenders, the one that others are compared with first.
+        timed: Whether units per second are measured. If not, every contender works once and gives its figure.
     """
 
     key: str
     title: str
     unit: str
     build: Callable[[], Sequence[Contender]]
+    timed: bool = True
 
 
 class Clock(NamedTuple):
@@ -60,12 +62,12 @@ WALL = Clock("seconds", time.perf_counter)
 
 
 class Figure(NamedTuple):
-    """A number with its spread.
+    """A number with its spread over the rounds.
 
     Attributes:
-        value: Median over the rounds.
-        least: Least of the rounds.
-        greatest: Greatest of the rounds.
+        value: Median.
+        least: Least.
+        greatest: Greatest.
     """
 
     value: float
@@ -83,23 +85,23 @@ class Measured(NamedTuple):
 
     Attributes:
         section: What was measured.
-        rates: Units per second of every contender, one of every round.
+        values: Units per second of every contender, one of every round; or its one figure where nothing is timed.
         failures: Why the other contenders have none.
         seconds: Wall time of it all.
     """
 
     section: Section
-    rates: dict[str, tuple[float, ...]]
+    values: dict[str, tuple[float, ...]]
     failures: dict[str, str]
     seconds: float
 
-    def rate(self, name: str) -> Figure:
-        """Give units per second.
+    def figure(self, name: str) -> Figure:
+        """Give what was measured of one contender.
 
         Raises:
             Unavailable: It was not measured.
         """
-        return Figure.of(self._rates(name))
+        return Figure.of(self.of(name))
 
     def ratio(self, ours: str, theirs: str) -> Figure:
         """Give how many times as fast one is as another, from their rates of the same round.
@@ -107,20 +109,44 @@ class Measured(NamedTuple):
         Raises:
             Unavailable: One of them was not measured.
         """
-        pairs = zip(self._rates(ours), self._rates(theirs), strict=True)
+        pairs = zip(self.of(ours), self.of(theirs), strict=True)
         return Figure.of([own / other for own, other in pairs])
 
-    def _rates(self, name: str) -> tuple[float, ...]:
+    def deviation(self) -> Figure:
+        """Give by how many per cent the contenders lie apart: the most that one's cost is off the median of all.
+
+        The cost of a unit is the inverse of its rate; where nothing is timed, it is the figure itself.
+
+        Raises:
+            Unavailable: One of them was not measured, or there are less than two.
+        """
+        for name in self.failures:
+            self.of(name)
+        if len(self.values) < 2:
+            raise Unavailable(f"{self.section.title}: fewer than two sizes were measured")
+        found = []
+        for of_round in zip(*self.values.values(), strict=True):
+            costs = [1 / value if self.section.timed else value for value in of_round]
+            found.append(max(100 * abs(cost / median(costs) - 1) for cost in costs))
+        return Figure.of(found)
+
+    def of(self, name: str) -> tuple[float, ...]:
+        """Give the values of one contender.
+
+        Raises:
+            Unavailable: It was not measured.
+        """
         if name in self.failures:
             raise Unavailable(f"{name}: {self.failures[name]}")
-        if name not in self.rates:
+        if name not in self.values:
             raise Unavailable(f"{name} was left out")
-        return self.rates[name]
+        return self.values[name]
 
     def as_json(self) -> dict[str, Any]:
         """Give plain JSON values."""
         contenders = {
-            name: {**self.rate(name)._asdict(), "rates": list(rates)} for name, rates in self.rates.items()
+            name: {**self.figure(name)._asdict(), "values": list(values)}
+            for name, values in self.values.items()
         }
         return {
             "key": self.section.key,
@@ -140,7 +166,7 @@ def measure(
     least_seconds: float = LEAST_SECONDS,
     wanted: Callable[[str], bool] = lambda name: True,
 ) -> Measured:
-    """Time every contender once a round, after one unmeasured round to warm up.
+    """Time every contender once a round, after one unmeasured round to warm up; or let each give its figure.
 
     A contender that fails is left out from there on, with the reason, and the others go on.
 
@@ -154,31 +180,31 @@ def measure(
     start = time.perf_counter()
     failures: dict[str, str] = {}
     works: dict[str, Work] = {}
-    rates: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {}
     for contender in section.build():
         if not wanted(contender.name):
             continue
         try:
             work = contender.prepare()
-            work()
+            once = work()
         except Exception as error:
             failures[contender.name] = reason(error)
         else:
-            works[contender.name], rates[contender.name] = work, []
-    for _ in range(rounds):
+            works[contender.name], values[contender.name] = work, [] if section.timed else [once]
+    for _ in range(rounds if section.timed else 0):
         for name, work in list(works.items()):
             try:
-                rates[name].append(_time(work, clock.seconds, least_seconds))
+                values[name].append(_time(work, clock.seconds, least_seconds))
             except Exception as error:
                 failures[name] = reason(error)
-                del works[name], rates[name]
-    found = {name: tuple(values) for name, values in rates.items()}
+                del works[name], values[name]
+    found = {name: tuple(of_rounds) for name, of_rounds in values.items()}
     return Measured(section, found, failures, time.perf_counter() - start)
 
 
 def _time(work: Work, clock: Callable[[], float], least_seconds: float) -> float:
     """Give units per second."""
-    done, start = 0, clock()
+    done, start = 0.0, clock()
     while True:
         done += work()
         seconds = clock() - start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def print_machine(config: BenchConfig, described: dict[str, Any], clock: Clock) 
         f"{described['processor']} ({flags}), {cpus} CPUs, {used}, GPU: {described['gpu'] or 'none'}, "
         f"{described['system']}, Python {described['python']}, torch {described['torch']}"
     )
-    say(f"rates are per {clock.name[:-1]}; median of {config.repeats} rounds in turns [least to greatest]")
+    say(f"rates are per {clock.name[:-1]}; median of {config.repeats} rounds in turns [least–greatest]")
     if config.quick:
         say("--quick: sizes too small to mean anything", "yellow")
     if load is not None and cpus is not None and load + config.threads > cpus + 0.5:
@@ -43,15 +44,21 @@ def print_machine(config: BenchConfig, described: dict[str, Any], clock: Clock) 
 def print_section(measured: Measured) -> None:
     """Print the rates of one section, and how many times as fast the first contender is."""
     table = Table(box=SIMPLE_HEAD, title=measured.section.title, title_justify="left", title_style="bold")
+    timed = measured.section.timed
     table.add_column("", no_wrap=True)
-    for name in (measured.section.unit, "least", "greatest", "first ÷ this"):
-        table.add_column(name, justify="right", no_wrap=True)
-    first = next(iter(measured.rates), None)
-    for name in measured.rates:
-        assert first is not None
-        against = "" if name == first else _spread(measured.ratio(first, name))
-        table.add_row(name, *(number(value) for value in measured.rate(name)), against)
-    if measured.rates:
+    table.add_column(measured.section.unit, justify="right", no_wrap=True)
+    if timed:
+        table.add_column("first ÷ this", justify="right", no_wrap=True)
+    first = next(iter(measured.values), "")
+    for name in measured.values:
+        figure = measured.figure(name)
+        if timed:
+            table.add_row(
+                name, _spread(figure), "" if name == first else _spread(measured.ratio(first, name))
+            )
+        else:
+            table.add_row(name, number(figure.value))
+    if measured.values:
         console().print(table)
     for name, why in measured.failures.items():
         say(f"  not measured: {name}: {why}", "yellow")
@@ -60,8 +67,10 @@ def print_section(measured: Measured) -> None:
 def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     """Print the table of figures to reach."""
     table = Table(box=SIMPLE_HEAD, title="Figures to reach", title_justify="left", title_style="bold")
-    for name, justify in (("what", "left"), ("", "left"), ("target", "right"), ("measured", "right")):
-        table.add_column(name, justify="right" if justify == "right" else "left")
+    table.add_column("what")
+    table.add_column("", no_wrap=True)
+    table.add_column("target", justify="right", no_wrap=True)
+    table.add_column("measured", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for verdict in verdicts:
         target, figure = verdict.target, verdict.figure
@@ -72,16 +81,20 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     console().print(table)
     for why in dict.fromkeys(verdict.reason for verdict in verdicts if verdict.reason):
         say(f"  not measured: {why}", "yellow")
+    counts = Counter(verdict.status for verdict in verdicts)
+    say("  ".join(f"{status}: {counts[status]}" for status in (REACHED, NOT_REACHED, NOT_MEASURED)))
 
 
 def number(value: float) -> str:
     """Write a figure with about three digits."""
     if abs(value) >= 1e6:
-        return f"{value / 1e6:.2f} M"
+        return f"{value / 1e6:.3g} M"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"
 
 
 def _spread(figure: Figure) -> str:
-    return f"{number(figure.value)} [{number(figure.least)} to {number(figure.greatest)}]"
+    if figure.least == figure.greatest:
+        return number(figure.value)
+    return f"{number(figure.value)} [{number(figure.least)}–{number(figure.greatest)}]"

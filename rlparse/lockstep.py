@@ -7,7 +7,7 @@ node N + j. Environment, rollout and stack machine all read the state from here;
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -375,7 +375,7 @@ def catalan_table(n_tokens: int, device: torch.device | str = "cpu") -> Tensor:
     return _catalan_table(1 << n_tokens.bit_length(), torch.device(device))
 
 
-@lru_cache(maxsize=8)
+@cache  # a few powers of two for every device; CUDA graphs go on reading a table where it lies
 def _catalan_table(width: int, device: torch.device) -> Tensor:
     sizes = torch.arange(width, device=device)
     return catalan_logits(sizes.unsqueeze(1).expand(width, width), sizes.expand(width, width))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rlparse.models.compiled import kernels_for
 from rlparse.models.products import Product
 
 if TYPE_CHECKING:
@@ -257,6 +258,7 @@ class TreeLSTMCell(Cell):
         squashed = like.new_empty(n_nodes, D)  # tanh(c)
         # The blocks one by one too, so that a group's views of them are cut once and not in every step.
         self.kept = (self.gates, *blocks.unbind(1), blocks[:, 1:3], squashed)
+        self.kernels = kernels_for(like)
 
     def leaf(self, embeddings: Tensor, out: Planes) -> None:
         """Write the states of single tokens; see `Cell.leaf`."""
@@ -275,6 +277,9 @@ class TreeLSTMCell(Cell):
         gates, i, f_left, f_right, o, g, _, squashed = kept
         h, c = out
         self.affine.write(children[0], tracker, gates)
+        if self.kernels is not None:
+            self.kernels.tree_lstm_forward(gates, children[1], h, c, squashed)
+            return
         gates.sigmoid_()
         # c = i (2 g - 1) + f_l c_l + f_r c_r
         torch.mul(f_left, children[1][:, :D], out=c)
@@ -293,9 +298,21 @@ class TreeLSTMCell(Cell):
         tracker: Tensor | None = None,
     ) -> Tensor | None:
         """Write the gradients of a group's children; see `Cell.compose_backward`."""
+        gates, squashed = kept[0], kept[-1]
+        grad_h, grad_c = grads
+        if self.kernels is None:
+            self._gates_backward(children[1], grad_h, grad_c, kept, grad_children[1])
+        else:
+            self.kernels.tree_lstm_backward(gates, children[1], squashed, grad_h, grad_c, grad_children[1])
+        self.affine.backward(gates, grad_children[0])
+        return self.affine.tracker_gradient(gates)
+
+    def _gates_backward(
+        self, cells: Tensor, grad_h: Tensor, grad_c: Tensor, kept: Planes, grad_cells: Tensor
+    ) -> None:
+        """Turn gates into the gradients of what they were squashed from, and write those of the children's cells."""
         D = self.size
         gates, i, _, _, o, g, forget, squashed = kept
-        grad_h, grad_c = grads
         m = len(grad_h)
         outer = torch.empty_like(gates)
         blocks = outer.view(m, 5, D)
@@ -304,14 +321,12 @@ class TreeLSTMCell(Cell):
         aten.tanh_backward.grad_input(grad_h, squashed, grad_input=grad_h)
         grad_c.add_(grad_h)
         of_both = grad_c.unsqueeze(1)
-        torch.mul(of_both, forget, out=grad_children[1].view(m, 2, D))
-        torch.mul(of_both, children[1].view(m, 2, D), out=blocks[:, 1:3])
+        torch.mul(of_both, forget, out=grad_cells.view(m, 2, D))
+        torch.mul(of_both, cells.view(m, 2, D), out=blocks[:, 1:3])
         torch.add(self.minus_one, g, alpha=2.0, out=grad_h)
         torch.mul(grad_c, grad_h, out=blocks[:, 0])
         torch.mul(grad_c.mul_(2.0), i, out=blocks[:, 4])
         aten.sigmoid_backward.grad_input(outer, gates, grad_input=gates)
-        self.affine.backward(gates, grad_children[0])
-        return self.affine.tracker_gradient(gates)
 
     def weight_gradients(self, children: Planes, tracker: Tensor | None = None) -> Gradients:
         """Give the gradients of the weights; see `Cell.weight_gradients`."""

@@ -10,7 +10,7 @@ from rlparse import lockstep
 from rlparse.corpora.batching import Batch
 from rlparse.lockstep import Trace
 from rlparse.models.composition import build_composition
-from rlparse.models.stack_machine import StackMachine
+from rlparse.models.stack_machine import Encoding, StackMachine, distinct_words
 from rlparse.models.tracker import Tracker
 
 
@@ -166,8 +166,9 @@ class NLIModel(nn.Module):
         Returns:
             [R, D] float. Hidden vector of each sentence's root.
         """
-        encoding = self.machine(self.embedding(tokens), trace)
-        vectors = self.machine.composition.hidden(encoding.roots)
+        types, words = distinct_words(tokens, self.embedding.num_embeddings)
+        encoding: Encoding = self.machine(self.embedding(types), trace, words)
+        vectors = encoding.roots
         if self.hide_premise:
             premises, hypotheses = vectors.chunk(2)
             vectors = torch.cat((torch.zeros_like(premises), hypotheses))

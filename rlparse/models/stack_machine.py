@@ -40,22 +40,29 @@ Legal are SHIFT while the buffer is not empty and REDUCE while two items are on 
 
 
 class Layout(NamedTuple):
-    """Where every node of a batch lies in the table: all leaves first, row by row, then the groups in order.
+    """Where every node of a batch lies in the table: all leaves first, then the groups in order.
 
     Attributes:
         position: [R, 2N - 1] int64. Table row of each node id; where there is no node, that of the zeros at the end.
+        tokens: [L] int64. Table row of every token, sentence by sentence; None where that is 0 .. L - 1.
         children: [M, 2] int64. Table rows of the left and right child of the m-th composed node.
         rows: [M] int64. Batch row it belongs to.
         roots: [R] int64. Table row of the node that covers each sentence.
+        parents: [L + M] int64. For every token, then for every composed node: ``2 m + side`` where it is a
+            child of the m-th composed node, ``2 M + r`` where it is the root of batch row r.
         sizes: Nodes in each group; they add up to M.
-        n_leaves: Tokens in the batch.
+        n_tokens: L.
+        n_leaves: U, leaves in the table: tokens may share one.
     """
 
     position: Tensor
+    tokens: Tensor | None
     children: Tensor
     rows: Tensor
     roots: Tensor
+    parents: Tensor
     sizes: list[int]
+    n_tokens: int
     n_leaves: int
 
 
@@ -64,8 +71,8 @@ class Encoding(NamedTuple):
 
     Attributes:
         roots: [R, D] float. Hidden vector of the node that covers each sentence.
-        table: [leaves + M + 1, D] float. Hidden vectors of all nodes, in the layout's order, and a row of zeros, which
-            stands for "nothing there".
+        table: [U + M + 1, D] float. Hidden vectors of leaves and nodes, in the layout's order, and a row of zeros,
+            which stands for "nothing there".
         layout: Where they lie.
         trace: The derivations that made them.
         tracker: [R, T, H] float. Tracker's hidden vectors after reading each step (zeros past a row's end), or None.
@@ -78,8 +85,14 @@ class Encoding(NamedTuple):
     tracker: Tensor | None
 
 
-def lay_out(trace: Trace, schedule: str) -> Layout:
+def lay_out(trace: Trace, schedule: str, leaves: Tensor | None = None, n_leaves: int = 0) -> Layout:
     """Place the nodes of a batch in one table, group after group.
+
+    Args:
+        trace: Of the batch.
+        schedule: ``by_step`` or ``by_level``.
+        leaves: [R, N] int64. Leaf that each token is; None gives every token one of its own, sentence by sentence.
+        n_leaves: Of how many ``leaves`` speaks.
 
     Raises:
         ValueError: The schedule is unknown.
@@ -89,30 +102,57 @@ def lay_out(trace: Trace, schedule: str) -> Layout:
     lengths, device = trace.lengths, trace.lengths.device
     rows, n_inner = trace.steps.shape
     n_tokens = n_inner + 1
+    L = int(lengths.sum())
+    M = L - rows
     places = torch.arange(n_tokens, device=device)
-    n_leaves = int(lengths.sum())
-    n_nodes = n_leaves - rows
-    first_leaf = (lengths.cumsum(0) - lengths).unsqueeze(1)
-    # All nodes of the padded batch in one order, those that do not exist last.
+    is_token = places < lengths.unsqueeze(1)
+    # Numbers in the batch: tokens 0 .. L - 1, sentence by sentence, then composed nodes group by group, then nothing.
     keys = SCHEDULES[schedule](trace)
-    exists = places[:-1] < lengths.unsqueeze(1) - 1  # a row of n tokens has n - 1 inner nodes
-    last = trace.tops.shape[1] + 1
-    order = torch.where(exists, keys, last).flatten().sort(stable=True)
+    order = torch.where(is_token[:, 1:], keys, trace.tops.shape[1] + 1).flatten().sort(stable=True)
     inner = torch.empty_like(order.indices)
-    inner[order.indices] = torch.arange(n_leaves, n_leaves + inner.shape[0], device=device)
-    position = torch.cat(
-        (
-            torch.where(places < lengths.unsqueeze(1), first_leaf + places, n_leaves + n_nodes),
-            inner.view(rows, n_inner).clamp_max(n_leaves + n_nodes),
-        ),
-        dim=1,
-    )
-    made = order.indices[:n_nodes]
+    inner[order.indices] = torch.arange(L, L + inner.shape[0], device=device)
+    first_token = (lengths.cumsum(0) - lengths).unsqueeze(1)
+    tokens = torch.where(is_token, first_token + places, L + M)
+    numbers = torch.cat((tokens, inner.view(rows, n_inner).clamp_max_(L + M)), dim=1)
+    made = order.indices[:M]
     node_rows = made // max(n_inner, 1)
-    children = trace.children.view(-1, 2)[made] + (node_rows * position.shape[1]).unsqueeze(1)
-    roots = position.gather(1, torch.where(lengths > 1, n_inner + lengths - 1, 0).unsqueeze(1)).squeeze(1)
-    sizes = [size for size in torch.bincount(order.values[:n_nodes]).tolist() if size]
-    return Layout(position, position.flatten()[children], node_rows, roots, sizes, n_leaves)
+    ids = trace.children.view(-1, 2)[made] + (node_rows * numbers.shape[1]).unsqueeze(1)
+    children = numbers.flatten()[ids]
+    roots = numbers.gather(1, torch.where(lengths > 1, n_inner + lengths - 1, 0).unsqueeze(1)).squeeze(1)
+    parents = torch.empty(L + M, dtype=torch.int64, device=device)
+    parents[children.flatten()] = torch.arange(2 * M, device=device)
+    parents[roots] = torch.arange(2 * M, 2 * M + rows, device=device)
+    sizes = [size for size in torch.bincount(order.values[:M]).tolist() if size]
+    if leaves is None:
+        return Layout(numbers, None, children, node_rows, roots, parents, sizes, L, L)
+    own = leaves.flatten()[is_token.flatten().nonzero().squeeze(1)]
+    table_rows = torch.cat((own, torch.arange(n_leaves, n_leaves + M + 1, device=device)))
+    return Layout(
+        table_rows[numbers],
+        own,
+        table_rows[children],
+        node_rows,
+        table_rows[roots],
+        parents,
+        sizes,
+        L,
+        n_leaves,
+    )
+
+
+def distinct_words(tokens: Tensor, n_types: int) -> tuple[Tensor, Tensor]:
+    """Find the words of a batch, each once, so that a word is embedded and projected once however often it occurs.
+
+    Args:
+        tokens: [R, N] int64. Vocabulary indices.
+        n_types: Entries of the vocabulary.
+
+    Returns:
+        The vocabulary indices of the words, [U] int64 ascending, and for every token which of them it is, [R, N] int64.
+    """
+    seen = torch.zeros(n_types, dtype=torch.int64, device=tokens.device)
+    seen[tokens.flatten()] = 1
+    return seen.nonzero().squeeze(1), (seen.cumsum(0) - 1)[tokens]
 
 
 class StackMachine(nn.Module):
@@ -143,40 +183,41 @@ class StackMachine(nn.Module):
         self.tracker = tracker
         self.schedule = "by_step" if tracker is not None else schedule
 
-    def forward(self, embeddings: Tensor, trace: Trace) -> Encoding:
+    def forward(self, embeddings: Tensor, trace: Trace, words: Tensor | None = None) -> Encoding:
         """Encode a batch of sentences along known derivations.
 
         Args:
-            embeddings: [R, N, E] float. What stands past a sentence's length is never read.
+            embeddings: [R, N, E] float, one for every token; what stands past a sentence's length is never read. With
+                ``words``: [U, E] float, one for every word.
             trace: What `lockstep.trace` makes of the batch's derivations, which it checks.
+            words: [R, N] int64. Which row of ``embeddings`` each token is, as `distinct_words` gives it.
 
         Raises:
             ValueError: Shapes do not fit each other.
         """
         rows, n_steps = trace.tops.shape[:2]
-        if embeddings.dim() != 3 or embeddings.shape[:2] != (rows, (n_steps + 1) // 2):
+        n_tokens = (n_steps + 1) // 2
+        named, given = ("embeddings", embeddings) if words is None else ("words", words)
+        if given.dim() != (3 if words is None else 2) or given.shape[:2] != (rows, n_tokens):
             raise ValueError(
-                f"embeddings must be [R, N, E] with R = {rows} and N = {(n_steps + 1) // 2} as the derivations "
-                f"have it, got {tuple(embeddings.shape)}"
+                f"{named} must be [R, N{', E' if words is None else ''}] with R = {rows} and N = {n_tokens} as the "
+                f"derivations have it, got {tuple(given.shape)}"
             )
         if self.tracker is None:
-            layout = lay_out(trace, self.schedule)
-            words = _pick(embeddings.flatten(0, 1), _real_tokens(trace.lengths, embeddings.shape[1]))
-            roots, table = _compose(self.composition, layout, words)
+            leaves = _real_tokens(embeddings, trace.lengths) if words is None else embeddings
+            layout = lay_out(trace, self.schedule, words, leaves.shape[0])
+            roots, table = _compose(self.composition, layout, leaves)
             return Encoding(roots, table, layout, trace, None)
-        order, words = self._longest_first(embeddings, trace.lengths)
+        # Longest first, so that the rows still running are always the first ones.
+        order = torch.argsort(trace.lengths, descending=True, stable=True)
         in_order = Trace(*(field[order] for field in trace))
-        layout = lay_out(in_order, "by_step")
-        table, tracked = self._track(words, in_order.lengths, n_steps, _replay(layout, in_order))
+        if words is None:
+            leaves, places = _real_tokens(embeddings[order], in_order.lengths), None
+        else:
+            leaves, places = embeddings, words[order]
+        layout = lay_out(in_order, "by_step", places, leaves.shape[0])
+        table, tracked = self._track(leaves, in_order.lengths, n_steps, _replay(layout, in_order))
         return self._encoding(table, tracked, layout, order, trace)
-
-    def _longest_first(self, embeddings: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Sort rows so that those still running are always the first: the order [R], and their tokens' [L, E]."""
-        order = torch.argsort(lengths, descending=True, stable=True)
-        n_tokens = embeddings.shape[1]
-        tokens = _real_tokens(lengths[order], n_tokens)
-        rows, places = tokens // n_tokens, tokens % n_tokens
-        return order, _pick(embeddings.flatten(0, 1), order[rows] * n_tokens + places)
 
     @staticmethod
     def _encoding(table: Tensor, tracked: Tensor, layout: Layout, order: Tensor, trace: Trace) -> Encoding:
@@ -184,9 +225,11 @@ class StackMachine(nn.Module):
         back = torch.argsort(order)
         roots = layout.roots[back]
         layout = layout._replace(position=layout.position[back], rows=order[layout.rows], roots=roots)
-        return Encoding(_pick(table, roots), table, layout, trace, tracked[back])
+        return Encoding(table.index_select(0, roots), table, layout, trace, tracked.index_select(0, back))
 
-    def sample(self, embeddings: Tensor, lengths: Tensor, choose: Chooser) -> tuple[Encoding, Tensor]:
+    def sample(
+        self, embeddings: Tensor, lengths: Tensor, choose: Chooser, words: Tensor | None = None
+    ) -> tuple[Encoding, Tensor]:
         """Encode while the transitions are being chosen from what the tracker has read so far.
 
         Nothing is replayed for the gradient: backward goes through the pass that sampled. ``choose`` is called
@@ -194,9 +237,10 @@ class StackMachine(nn.Module):
         cheaply judged once more from ``Encoding.tracker``, for all steps at once.
 
         Args:
-            embeddings: [R, N, E] float.
+            embeddings: [R, N, E] float, or [U, E] with ``words``; see `forward`.
             lengths: [R] int64.
             choose: Gives the transitions.
+            words: [R, N] int64; see `forward`.
 
         Returns:
             The encoding, and the derivations [R, T] int64.
@@ -207,20 +251,28 @@ class StackMachine(nn.Module):
         """
         if self.tracker is None:
             raise ValueError("sampling reads a tracker, this stack machine was built without one")
-        if embeddings.dim() != 3 or embeddings.shape[:1] != lengths.shape:
+        named, given = ("embeddings", embeddings) if words is None else ("words", words)
+        if given.dim() != (3 if words is None else 2) or given.shape[:1] != lengths.shape:
             raise ValueError(
-                f"embeddings must be [R, N, E] with R = {lengths.shape[0]}, got {tuple(embeddings.shape)}"
+                f"{named} must be [R, N{', E' if words is None else ''}] with R = {lengths.shape[0]}, "
+                f"got {tuple(given.shape)}"
             )
-        order, words = self._longest_first(embeddings, lengths)
-        n_steps = 2 * embeddings.shape[1] - 1
+        order = torch.argsort(lengths, descending=True, stable=True)
+        in_order = lengths[order]
+        if words is None:
+            leaves, places = _real_tokens(embeddings[order], in_order), None
+            tokens = torch.arange(leaves.shape[0], device=lengths.device)
+        else:
+            leaves, places = embeddings, words[order]
+            tokens = _real_tokens(places.unsqueeze(2), in_order).squeeze(1)
+        n_steps = 2 * given.shape[1] - 1
         chosen = torch.full((n_steps, len(order)), PAD, dtype=torch.int64, device=lengths.device)
-        table, tracked = self._track(
-            words, lengths[order], n_steps, _choosing(lengths[order], choose, chosen)
-        )
-        in_order = lockstep.trace(chosen.t(), lengths[order])
+        table, tracked = self._track(leaves, in_order, n_steps, _choosing(in_order, tokens, choose, chosen))
+        sampled = lockstep.trace(chosen.t(), in_order)
         back = torch.argsort(order)
-        trace = Trace(*(field[back] for field in in_order))
-        return self._encoding(table, tracked, lay_out(in_order, "by_step"), order, trace), chosen.t()[back]
+        layout = lay_out(sampled, "by_step", places, leaves.shape[0])
+        trace = Trace(*(field[back] for field in sampled))
+        return self._encoding(table, tracked, layout, order, trace), chosen.t()[back]
 
     def _track(
         self, embeddings: Tensor, lengths: Tensor, n_steps: int, play: Callable[[_StepPass], None]
@@ -239,10 +291,12 @@ class StackMachine(nn.Module):
         return table, tracked.view(n_steps, len(lengths), -1).transpose(0, 1)
 
 
-def _real_tokens(lengths: Tensor, n_tokens: int) -> Tensor:
-    """Indices of the real tokens in a flattened [R, N] batch, row by row: [leaves] int64."""
-    token_mask = torch.arange(n_tokens, device=lengths.device) < lengths.unsqueeze(1)
-    return token_mask.flatten().nonzero().squeeze(1)
+def _real_tokens(vectors: Tensor, lengths: Tensor) -> Tensor:
+    """Leave padding out: [R, N, E] to [L, E], sentence by sentence."""
+    token_mask = torch.arange(vectors.shape[1], device=lengths.device) < lengths.unsqueeze(1)
+    real = token_mask.flatten().nonzero().squeeze(1)
+    picked: Tensor = _Pick.apply(vectors.flatten(0, 1), real)  # type: ignore[no-untyped-call]  # see `_compose`
+    return picked
 
 
 def _refuse_second_derivatives() -> None:
@@ -270,13 +324,8 @@ class _Pick(torch.autograd.Function):
         return grad.new_zeros(ctx.rows, *grad.shape[1:]).index_copy_(0, index, grad), None
 
 
-def _pick(table: Tensor, index: Tensor) -> Tensor:
-    picked: Tensor = _Pick.apply(table, index)  # type: ignore[no-untyped-call]  # torch does not annotate `apply`
-    return picked
-
-
 def _compose(composition: Composition, layout: Layout, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the roots' hidden vectors [R, D] and the whole table, from the embeddings of the real tokens [L, E]."""
+    """Give the roots' hidden vectors [R, D] and the whole table, from the embeddings of the leaves [U, E]."""
     named = {name: p for name, p in composition.named_parameters() if p.requires_grad}
     roots, table = _ComposeGroups.apply(  # type: ignore[no-untyped-call]  # torch does not annotate `apply`
         composition, layout, tuple(named), embeddings, *named.values()
@@ -288,7 +337,7 @@ class _Group(NamedTuple):
     """Views into the tables of a pass, for the nodes that are composed together."""
 
     pairs: Tensor  # [2 m] table rows of their children, left and right in turn
-    slots: Tensor  # [m] where backward finds the gradients of their states
+    parents: Tensor  # [m] where backward finds the gradients of their states
     gathered: Planes  # [2 m, D] each: their children's states
     children: Planes  # [m, 2 D] each: the same memory
     states: Planes  # [m, D] each: their own
@@ -299,21 +348,15 @@ class _Pass:
     """The tables of one forward and backward over a batch of trees.
 
     Gradients lie by the parent: row ``2 m + side`` of a table holds the gradient of the m-th node's child on that
-    side, and the roots' gradients follow, ``2 M + r``. `slots` tells every node where that is.
+    side, and the roots' gradients follow, ``2 M + r``. `Layout.parents` tells every token and node where that is.
     """
 
     def __init__(self, composition: Composition, layout: Layout, like: Tensor) -> None:
-        D, device = composition.hidden_size, like.device
-        self.n_leaves, self.n_nodes = layout.n_leaves, layout.children.shape[0]
-        M, total = self.n_nodes, layout.n_leaves + layout.children.shape[0]
+        D = composition.hidden_size
         self.layout = layout
-        self.cell: Cell = composition.cell(M, like)
-        self.index = layout.children.flatten()
-        self.slots = torch.empty(total, dtype=torch.int64, device=device)
-        self.slots[self.index] = torch.arange(2 * M, device=device)
-        self.slots[layout.roots] = torch.arange(2 * M, 2 * M + layout.roots.shape[0], device=device)
-        self.gathered = tuple(like.new_empty(2 * M, D) for _ in range(composition.state_multiple))
-        self.children = tuple(plane.view(M, 2 * D) for plane in self.gathered)
+        self.n_leaves, self.n_nodes = layout.n_leaves, layout.children.shape[0]
+        self.cell: Cell = composition.cell(self.n_nodes, like)
+        self.children = tuple(like.new_empty(self.n_nodes, 2 * D) for _ in range(composition.state_multiple))
 
     def groups(self, planes: Planes) -> list[_Group]:
         """Cut every table into the groups of the layout."""
@@ -323,10 +366,11 @@ class _Pass:
             return list(zip(*(table.split(list(lengths)) for table in tables), strict=True))
 
         own = tuple(plane[self.n_leaves : self.n_leaves + self.n_nodes] for plane in planes)
+        gathered = tuple(children.view(2 * self.n_nodes, self.cell.size) for children in self.children)
         parts = (
-            self.index.split(doubled),
-            self.slots[self.n_leaves :].split(sizes),
-            cut(self.gathered, doubled),
+            self.layout.children.flatten().split(doubled),
+            self.layout.parents[self.layout.n_tokens :].split(sizes),
+            cut(gathered, doubled),
             cut(self.children, sizes),
             cut(own, sizes),
             self.cell.groups(sizes),
@@ -334,9 +378,9 @@ class _Pass:
         return [_Group(*group) for group in zip(*parts, strict=True)] if sizes else []
 
     def forward(self, embeddings: Tensor) -> Planes:
-        """Fill tables of new memory: [L + M + 1, D] each, the last row zeros."""
+        """Fill tables of new memory: [U + M + 1, D] each, the last row zeros."""
         rows = self.n_leaves + self.n_nodes
-        planes = tuple(embeddings.new_empty(rows + 1, self.cell.size) for _ in self.gathered)
+        planes = tuple(embeddings.new_empty(rows + 1, self.cell.size) for _ in self.children)
         for plane in planes:
             plane[rows].zero_()
         self.cell.leaf(embeddings, tuple(plane[: self.n_leaves] for plane in planes))
@@ -350,44 +394,41 @@ class _Pass:
         self, embeddings: Tensor, planes: Planes, grad_roots: Tensor | None, grad_table: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Give the gradients of embeddings and weights; what the cell kept is overwritten."""
-        D, M, L = self.cell.size, self.n_nodes, self.n_leaves
-        n_roots = self.layout.roots.shape[0]
-        grads = tuple(embeddings.new_empty(2 * M + n_roots, D) for _ in planes)
+        D, M, U = self.cell.size, self.n_nodes, self.n_leaves
+        grads = tuple(embeddings.new_empty(2 * M + len(self.layout.roots), D) for _ in planes)
         for grad in grads:
             grad[2 * M :].zero_()
         if grad_roots is not None:
             grads[0][2 * M :] = grad_roots
-        by_parent = (
-            [
-                tuple(part)
-                for part in zip(
-                    *(g[: 2 * M].view(M, 2 * D).split(self.layout.sizes) for g in grads), strict=True
-                )
-            ]
-            if M
-            else []
-        )
-        largest = max(self.layout.sizes, default=0)
-        scratch = tuple(embeddings.new_empty(largest, D) for _ in planes)
-        groups = self.groups(planes)
-        end = L + M
-        for group, grad_children in zip(reversed(groups), reversed(by_parent), strict=True):
-            size = group.slots.shape[0]
+        cut = zip(*(grad[: 2 * M].view(M, 2 * D).split(self.layout.sizes) for grad in grads), strict=True)
+        to_children = list(cut) if M else []
+        scratch = tuple(embeddings.new_empty(max(self.layout.sizes, default=0), D) for _ in planes)
+        end = U + M
+        for group, grad_children in zip(reversed(self.groups(planes)), reversed(to_children), strict=True):
+            size = len(group.parents)
             own = tuple(
-                torch.index_select(grad, 0, group.slots, out=room[:size])
+                torch.index_select(grad, 0, group.parents, out=room[:size])
                 for grad, room in zip(grads, scratch, strict=True)
             )
             if grad_table is not None:
                 own[0].add_(grad_table[end - size : end])
             self.cell.compose_backward(group.children, group.states, own, group.kept, grad_children)
             end -= size
-        leaves = tuple(grad.index_select(0, self.slots[:L]) for grad in grads)
+        leaves = tuple(self._of_leaves(grad) for grad in grads)
         if grad_table is not None:
-            leaves[0].add_(grad_table[:L])
+            leaves[0].add_(grad_table[:U])
         grad_embeddings, found = self.cell.leaf_backward(
-            embeddings, tuple(plane[:L] for plane in planes), leaves
+            embeddings, tuple(plane[:U] for plane in planes), leaves
         )
         return grad_embeddings, found | self.cell.weight_gradients(self.children)
+
+    def _of_leaves(self, grad: Tensor) -> Tensor:
+        """Add up the gradients of the tokens that share a leaf: [U, D]."""
+        tokens = self.layout.tokens
+        of_tokens = grad.index_select(0, self.layout.parents[: self.layout.n_tokens])
+        if tokens is None:
+            return of_tokens
+        return grad.new_zeros(self.n_leaves, grad.shape[1]).index_add_(0, tokens, of_tokens)
 
 
 class _ComposeGroups(torch.autograd.Function):
@@ -427,12 +468,18 @@ class _StepPass:
 
     Rows are sorted by length, longest first, so that the rows still running are always the first ones. Nodes get
     their table rows in the order in which they are made. One row of zeros more stands for "nothing there".
+
+    Args:
+        composition: With a tracker size.
+        tracker: Of that size.
+        lengths: [R] int64, falling.
+        like: [U, E] float. The leaves' embeddings.
     """
 
     def __init__(self, composition: Composition, tracker: Tracker, lengths: Tensor, like: Tensor) -> None:
         D, H = composition.hidden_size, tracker.hidden_size
-        self.n_leaves = int(lengths.sum())
-        self.n_nodes = self.n_leaves - lengths.shape[0]
+        self.n_leaves = like.shape[0]
+        self.n_nodes = int(lengths.sum()) - lengths.shape[0]
         longest = 2 * int(lengths[0]) - 1
         numbers = torch.arange(longest, device=lengths.device).unsqueeze(1)
         self.active: list[int] = (2 * lengths - 1 > numbers).sum(1).tolist()
@@ -604,14 +651,22 @@ def _replay(layout: Layout, trace: Trace) -> Callable[[_StepPass], None]:
     return play
 
 
-def _choosing(lengths: Tensor, choose: Chooser, chosen: Tensor) -> Callable[[_StepPass], None]:
-    """Give what asks for every transition and writes it to ``chosen``, [T, R]; rows must be sorted by length.
+def _choosing(
+    lengths: Tensor, tokens: Tensor, choose: Chooser, chosen: Tensor
+) -> Callable[[_StepPass], None]:
+    """Give what asks for every transition and writes it to ``chosen``; rows must be sorted by length.
 
     Every step puts one item on the stack, so that items are numbered by the step before which they came: the top of
     the stack before step t is item t, and what lies beneath an item stays the same while it is there.
+
+    Args:
+        lengths: [R] int64.
+        tokens: [L] int64. Table row of every token, sentence by sentence.
+        choose: Gives the transitions.
+        chosen: [T, R] int64.
     """
     rows, device = len(lengths), lengths.device
-    first_leaf = lengths.cumsum(0) - lengths
+    first_token = lengths.cumsum(0) - lengths
 
     def play(tables: _StepPass) -> None:
         nothing = tables.n_leaves + tables.n_nodes
@@ -623,7 +678,8 @@ def _choosing(lengths: Tensor, choose: Chooser, chosen: Tensor) -> Callable[[_St
             top, below, done = items[t, :active], beneath[t, :active], shifted[:active]
             left = lengths[:active] - done
             second = items[:, :active].gather(0, below.unsqueeze(0)).squeeze(0)
-            front = torch.where(left > 0, first_leaf[:active] + done, nothing)
+            upcoming = (first_token[:active] + done).clamp_max(len(tokens) - 1)
+            front = torch.where(left > 0, tokens.index_select(0, upcoming), nothing)
             hidden = tables.look(torch.stack((front, top, second), dim=1).flatten())
             actions = choose(hidden, 2 * done - t, left)
             chosen[t, :active] = actions

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlparse.models.compiled import kernels_for
 from rlparse.models.products import Product
 
 
@@ -86,6 +87,7 @@ class TrackerCell:
         for tensor in (w_ih, w_hh, b_ih, b_hh):
             tensor[2 * H : 3 * H].mul_(2.0)
         self.from_input, self.from_hidden = Product(w_ih, b_ih + b_hh), Product(w_hh, None)
+        self.kernels = kernels_for(like)
         self.minus_one = like.new_full((), -1.0)
         self.inputs = like.new_empty(total, 3 * D)
         self.gates = like.new_empty(total, 4 * H)
@@ -129,6 +131,9 @@ class TrackerCell:
             Gradients of the step's inputs, [a, 3 D], and of the hidden vectors before it, [a, H].
         """
         gates, i, f, g, o, squashed, _, _ = self.views[t]
+        if self.kernels is not None:
+            self.kernels.lstm_backward(gates, self.cells_before[t], squashed, grad_hidden, grad_cell)
+            return self.from_input.backward(gates), self.from_hidden.backward(gates)
         outer = torch.empty_like(gates)
         of_i, of_f, of_g, of_o = outer.view(-1, 4, self.size).unbind(1)
         torch.mul(grad_hidden, squashed, out=of_o)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from rlparse import lockstep
 from rlparse.errors import IllegalTransitionError
+from rlparse.models import compiled
 from rlparse.models.composition import COMPOSITIONS, Composition, build_composition
-from rlparse.models.stack_machine import SCHEDULES, Chooser, Encoding, StackMachine, lay_out
+from rlparse.models.stack_machine import SCHEDULES, Chooser, Encoding, StackMachine, distinct_words, lay_out
 from rlparse.models.tracker import Tracker
 from rlparse.trees import balanced, left_branching, right_branching
 from slow_reference import all_derivations, encode_one, fold, padded, random_derivation
@@ -93,7 +94,7 @@ def slow_values_and_gradients(
 
 def gradients(machine: StackMachine, values: Sequence[Tensor], leaf: Tensor) -> list[Tensor]:
     rng = torch.Generator().manual_seed(5)
-    loss = sum((v * torch.randn(v.shape, generator=rng, dtype=v.dtype)).sum() for v in values)
+    loss = sum((v * torch.randn(v.shape, generator=rng, dtype=torch.float64)).sum() for v in values)
     wanted = [leaf, *(p for p in machine.parameters() if p.requires_grad)]
     found = torch.autograd.grad(loss, wanted, allow_unused=True)
     return [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
@@ -256,6 +257,119 @@ def test_long_chains(tracker_size, n):
     slow = slow_values_and_gradients(machine, derivations, embeddings)
     assert_same(fast[0], slow[0])
     assert_same(fast[1], slow[1], 1e-8)
+
+
+# -------------------------------------------------------------------------------------------- words that recur
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+@pytest.mark.parametrize("tracker_size", [0, H])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_word_that_recurs_needs_one_leaf(name, tracker_size, schedule):
+    """Values and gradients are those of a leaf for every token."""
+    machine = build(name, tracker_size=tracker_size, schedule=schedule)
+    derivations, _ = sentences()
+    lengths = torch.tensor(LENGTHS)
+    rng = torch.Generator().manual_seed(2)
+    tokens = torch.randint(1, 9, (len(LENGTHS), max(LENGTHS)), generator=rng)
+    tokens[torch.arange(max(LENGTHS)) >= lengths.unsqueeze(1)] = 0
+    trace = lockstep.trace(padded(derivations), lengths)
+    weights = torch.randn(12, E, dtype=torch.float64, generator=rng)
+    one_each, shared = (weights.clone().requires_grad_() for _ in range(2))
+    apart: Encoding = machine(one_each[tokens], trace)
+    types, words = distinct_words(tokens, 12)
+    together: Encoding = machine(shared[types], trace, words)
+    assert (
+        together.layout.n_leaves
+        == len(set(tokens.flatten().tolist()))
+        < apart.layout.n_leaves
+        == sum(LENGTHS)
+    )
+    values = []
+    for encoding in (apart, together):
+        nodes = [nodes_of(encoding, row, n) for row, n in enumerate(LENGTHS)]
+        tracked = [] if encoding.tracker is None else [encoding.tracker]
+        values.append([encoding.roots, *nodes, *tracked])
+    assert_same(values[1], values[0], 1e-13)
+    assert_same(gradients(machine, values[1], shared), gradients(machine, values[0], one_each))
+
+
+def test_distinct_words_are_the_types_of_a_batch():
+    tokens = torch.tensor([[5, 2, 5], [7, 0, 0]])
+    types, words = distinct_words(tokens, 9)
+    assert types.tolist() == [0, 2, 5, 7]
+    assert torch.equal(types[words], tokens)
+
+
+# ---------------------------------------------------------------------------------------- both kinds of kernels
+
+
+@pytest.fixture(params=["torch", "compiled"])
+def kernels(request, monkeypatch):
+    """Compute gates with torch's operations, then with the compiled ones."""
+    if request.param == "compiled" and isinstance(reason := compiled.load(), str):
+        pytest.skip(f"the kernels cannot be compiled here: {reason}")
+    monkeypatch.setenv("RLPARSE_KERNELS", request.param)
+    return request.param
+
+
+MIXED = {
+    "random": [random_derivation(n, torch.Generator().manual_seed(n)) for n in (12, 3, 31, 7, 50, 18, 5, 24)],
+    "one token": [[0], [0], [0]],
+    "mixed": [[0], left_branching(40), [0, 0, 1], right_branching(33), balanced(64, split="floor"), [0]],
+    "left chain": [left_branching(2000)],
+    "right chain": [right_branching(2000), [0, 0, 1]],
+}
+
+
+@pytest.mark.parametrize("trees", MIXED)
+@pytest.mark.parametrize("name", COMPOSITIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_single_precision_agrees_with_one_sentence_at_a_time(name, schedule, trees, kernels):
+    """Values to 1e-5 of the largest, gradients to 1e-4, against the slow reference in double precision."""
+    check_in_single_precision(name, 0, schedule, MIXED[trees])
+
+
+@pytest.mark.parametrize("trees", ["random", "one token", "mixed"])
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_single_precision_with_a_tracker(name, trees, kernels):
+    check_in_single_precision(name, 8, "by_step", MIXED[trees])
+
+
+def check_in_single_precision(
+    name: str, tracker_size: int, schedule: str, derivations: list[list[int]]
+) -> None:
+    torch.manual_seed(1)
+    cell = build_composition(name, 16, 16, tracker_size=tracker_size)
+    machine = StackMachine(cell, Tracker(16, tracker_size) if tracker_size else None, schedule=schedule)
+    lengths = [(len(d) + 1) // 2 for d in derivations]
+    embeddings = torch.randn(len(lengths), max(lengths), 16)
+    values, grads = values_and_gradients(machine, derivations, embeddings)
+    slow_values, slow_grads = slow_values_and_gradients(machine.double(), derivations, embeddings.double())
+    for kind, fast, slow, tolerance in (
+        ("value", values, slow_values, 1e-5),
+        ("gradient", grads, slow_grads, 1e-4),
+    ):
+        for number, (one, other) in enumerate(zip(fast, slow, strict=True)):
+            scale = max(1.0, float(other.detach().abs().max()))
+            torch.testing.assert_close(
+                one.double(),
+                other,
+                rtol=0,
+                atol=tolerance * scale,
+                msg=lambda m: f"{kind} {number}: {m}",  # noqa: B023
+            )
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_is_seen_at_the_root(bad, kernels):
+    """Or a broken run would go on unnoticed."""
+    machine = StackMachine(build_composition("tree_lstm", 16, 16))
+    embeddings = torch.randn(2, 5, 16)
+    embeddings[0, 3, 7] = bad
+    encoding = encode(machine, [left_branching(5), right_branching(5)], embeddings)
+    assert encoding.roots[0].isnan().any()
+    assert encoding.roots[1].isfinite().all()
 
 
 # ------------------------------------------------------------------------------- choosing transitions on the way

@@ -1,0 +1,180 @@
+"""Build and load `kernels.c` where there is a C compiler: the gates of both LSTMs in one pass over memory each.
+
+Optional. The torch formulas in `rlparse.models.cells` and `rlparse.models.tracker` say the same and serve everywhere
+else. The library is built once, on first use, into a cache folder of the user, under a name that depends on source,
+compiler and processor. The environment variable ``RLPARSE_KERNELS`` chooses: ``auto`` (the default) takes what there
+is, ``torch`` never compiles, ``compiled`` raises where that fails.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("kernels.c")
+
+FLAGS = [
+    *("-O3", "-march=native", "-fopenmp-simd", "-fPIC", "-shared"),
+    # Sums may be reordered, as vectors need it; NaN and infinity keep their meaning, so that a bad loss is seen.
+    *(
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-fno-signed-zeros",
+        "-fassociative-math",
+        "-freciprocal-math",
+    ),
+]
+
+WIDE = "-mprefer-vector-width=512"
+"""GCC and clang prefer half of AVX-512's width on many processors; a memory-bound loop wants all of it."""
+
+CHOICES = ("auto", "torch", "compiled")
+
+TIMEOUT = 120
+"""Seconds after which a compiler that does not answer is given up."""
+
+_POINTERS = {"tree_lstm_forward": 5, "tree_lstm_backward": 6, "lstm_forward": 5, "lstm_backward": 5}
+"""Tables that each function takes, after its two sizes."""
+
+
+class Kernels:
+    """The compiled functions, on contiguous float32 tensors of the CPU; `kernels.c` says what they compute."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        library = ctypes.CDLL(str(path))
+        for name, pointers in _POINTERS.items():
+            function = getattr(library, name)
+            function.argtypes = [ctypes.c_int64] * 2 + [ctypes.c_void_p] * pointers
+            function.restype = None
+        self._library = library
+
+    def tree_lstm_forward(self, gates: Tensor, cells: Tensor, h: Tensor, c: Tensor, squashed: Tensor) -> None:
+        """Squash gates [m, 5 D] and write h, c and tanh(c), [m, D] each; cells [m, 2 D] are the children's."""
+        self._library.tree_lstm_forward(
+            *h.shape, gates.data_ptr(), cells.data_ptr(), h.data_ptr(), c.data_ptr(), squashed.data_ptr()
+        )
+
+    def tree_lstm_backward(
+        self,
+        gates: Tensor,
+        cells: Tensor,
+        squashed: Tensor,
+        grad_h: Tensor,
+        grad_c: Tensor,
+        grad_cells: Tensor,
+    ) -> None:
+        """Turn gates into the gradients of what they were squashed from and write those of the children's cells."""
+        self._library.tree_lstm_backward(
+            *grad_h.shape,
+            gates.data_ptr(),
+            cells.data_ptr(),
+            squashed.data_ptr(),
+            grad_h.data_ptr(),
+            grad_c.data_ptr(),
+            grad_cells.data_ptr(),
+        )
+
+    def lstm_forward(self, gates: Tensor, before: Tensor, h: Tensor, c: Tensor, squashed: Tensor) -> None:
+        """Squash gates [m, 4 H] and write h, c and tanh(c), [m, H] each; ``before`` are the cells a step earlier."""
+        self._library.lstm_forward(
+            *h.shape, gates.data_ptr(), before.data_ptr(), h.data_ptr(), c.data_ptr(), squashed.data_ptr()
+        )
+
+    def lstm_backward(
+        self, gates: Tensor, before: Tensor, squashed: Tensor, grad_h: Tensor, grad_c: Tensor
+    ) -> None:
+        """Turn gates into the gradients of what they were squashed from, and grad_c into that a step earlier."""
+        self._library.lstm_backward(
+            *grad_h.shape,
+            gates.data_ptr(),
+            before.data_ptr(),
+            squashed.data_ptr(),
+            grad_h.data_ptr(),
+            grad_c.data_ptr(),
+        )
+
+
+def kernels_for(like: Tensor) -> Kernels | None:
+    """Give the compiled functions if they serve tensors like this one and are there, else None.
+
+    Raises:
+        RuntimeError: ``RLPARSE_KERNELS=compiled`` asks for them, and they cannot be built.
+        ValueError: ``RLPARSE_KERNELS`` is none of its choices.
+    """
+    if like.dtype != torch.float32 or like.device.type != "cpu":
+        return None
+    choice = os.environ.get("RLPARSE_KERNELS", "auto")
+    if choice not in CHOICES:
+        raise ValueError(f"RLPARSE_KERNELS must be one of {', '.join(CHOICES)}, got {choice!r}")
+    if choice == "torch":
+        return None
+    found = load()
+    if choice == "compiled" and isinstance(found, str):
+        raise RuntimeError(f"RLPARSE_KERNELS=compiled, but the kernels cannot be built: {found}")
+    return None if isinstance(found, str) else found
+
+
+@functools.cache
+def load() -> Kernels | str:
+    """Build the library, or find it built, once a process; where that fails, say why."""
+    compiler = os.environ.get("CC") or next((cc for cc in ("cc", "gcc", "clang") if shutil.which(cc)), None)
+    if compiler is None:
+        return (
+            "there is no C compiler (cc, gcc or clang); install one or name it in the environment variable CC"
+        )
+    try:
+        version = _run(compiler, "--version")
+        told = (SOURCE.read_text(encoding="utf-8"), compiler, version, *FLAGS, _processor())
+        name = hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+        path = cache_folder() / f"kernels-{name}.so"
+        if not path.is_file():
+            _build(compiler, path)
+        return Kernels(path)
+    except (OSError, subprocess.SubprocessError, AttributeError) as error:
+        detail = getattr(error, "stderr", None) or str(error)
+        return f"{type(error).__name__}: {detail.strip()}"
+
+
+def cache_folder() -> Path:
+    """Give the user's folder for built libraries."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "rlparse"
+
+
+def _processor() -> str:
+    """Tell processors apart that a home folder may be shared by: what ``-march=native`` looks at."""
+    flags = Path("/proc/cpuinfo")
+    if flags.is_file():
+        lines = flags.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(
+            sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+        )
+    return platform.platform() + platform.processor()
+
+
+def _build(compiler: str, path: Path) -> None:
+    """Compile to a temporary name, then rename, so that two processes may do so at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        try:
+            _run(compiler, *FLAGS, WIDE, "-o", str(made), str(SOURCE), "-lm")
+        except subprocess.CalledProcessError:  # processors without such vectors
+            _run(compiler, *FLAGS, "-o", str(made), str(SOURCE), "-lm")
+        made.replace(path)
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
+    return done.stdout

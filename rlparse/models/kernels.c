@@ -1,0 +1,131 @@
+/* The gates of a TreeLSTM and of an LSTM, forward and backward, in one pass over memory each.
+ *
+ * Optional: rlparse/models/compiled.py builds this file where there is a C compiler, and the same formulas in torch
+ * serve where there is none. Tables are float32, row after row. Blocks of gates hold what one sigmoid squashed; that of
+ * the candidate was doubled before, so that it stands for tanh(x) = 2 sigmoid(2 x) - 1.
+ */
+
+#include <math.h>
+#include <stdint.h>
+
+#ifdef _WIN32
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT
+#endif
+
+/* exp(x) as 2^n times a polynomial of the rest, |rest| <= log(2) / 2: relative error below 2e-7. */
+static inline float exponential(float x)
+{
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 87.0f ? 87.0f : x;
+    const float n = rintf(x * 1.44269504088896341f);
+    float rest = x - n * 0.693359375f;
+    rest = rest + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * rest + 1.3981999507e-3f;
+    p = p * rest + 8.3334519073e-3f;
+    p = p * rest + 4.1665795894e-2f;
+    p = p * rest + 1.6666665459e-1f;
+    p = p * rest + 5.0000001201e-1f;
+    p = p * rest * rest + rest + 1.0f;
+    union { int32_t bits; float value; } scale;
+    scale.bits = ((int32_t)n + 127) << 23;
+    return p * scale.value;
+}
+
+static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
+
+/* gates [m, 5 D]: i, f_l, f_r, o, candidate before the squashing, then after it; cells [m, 2 D] of left and right. */
+EXPORT void tree_lstm_forward(int64_t m, int64_t D, float *gates, const float *cells, float *h, float *c, float *squashed)
+{
+    for (int64_t row = 0; row < m; row++) {
+        float *restrict g = gates + row * 5 * D;
+        const float *restrict below = cells + row * 2 * D;
+        float *restrict own_h = h + row * D;
+        float *restrict own_c = c + row * D;
+        float *restrict own_s = squashed + row * D;
+#pragma omp simd
+        for (int64_t d = 0; d < 5 * D; d++) g[d] = sigmoid(g[d]);
+#pragma omp simd
+        for (int64_t d = 0; d < D; d++) {
+            const float i = g[d];
+            const float cell = i * (2.0f * g[4 * D + d] - 1.0f) + g[D + d] * below[d] + g[2 * D + d] * below[D + d];
+            const float s = 2.0f * sigmoid(2.0f * cell) - 1.0f;
+            own_c[d] = cell;
+            own_s[d] = s;
+            own_h[d] = g[3 * D + d] * s;
+        }
+    }
+}
+
+/* gates: what forward left, then the gradients of what it squashed; grad_cells [m, 2 D] is written. */
+EXPORT void tree_lstm_backward(int64_t m, int64_t D, float *gates, const float *cells, const float *squashed,
+                               const float *grad_h, const float *grad_c, float *grad_cells)
+{
+    for (int64_t row = 0; row < m; row++) {
+        float *restrict g = gates + row * 5 * D;
+        const float *restrict below = cells + row * 2 * D;
+        const float *restrict s_row = squashed + row * D;
+        const float *restrict to_h = grad_h + row * D;
+        const float *restrict to_c = grad_c + row * D;
+        float *restrict to_cells = grad_cells + row * 2 * D;
+#pragma omp simd
+        for (int64_t d = 0; d < D; d++) {
+            const float i = g[d], l = g[D + d], r = g[2 * D + d], o = g[3 * D + d], u = g[4 * D + d], s = s_row[d];
+            const float cell = to_c[d] + to_h[d] * o * (1.0f - s * s);
+            to_cells[d] = cell * l;
+            to_cells[D + d] = cell * r;
+            g[d] = cell * (2.0f * u - 1.0f) * i * (1.0f - i);
+            g[D + d] = cell * below[d] * l * (1.0f - l);
+            g[2 * D + d] = cell * below[D + d] * r * (1.0f - r);
+            g[3 * D + d] = to_h[d] * s * o * (1.0f - o);
+            g[4 * D + d] = cell * 2.0f * i * u * (1.0f - u);
+        }
+    }
+}
+
+/* gates [m, 4 H]: i, f, candidate, o before the squashing, then after it; before [m, H]: the cells one step earlier. */
+EXPORT void lstm_forward(int64_t m, int64_t H, float *gates, const float *before, float *h, float *c, float *squashed)
+{
+    for (int64_t row = 0; row < m; row++) {
+        float *restrict g = gates + row * 4 * H;
+        const float *restrict old = before + row * H;
+        float *restrict own_h = h + row * H;
+        float *restrict own_c = c + row * H;
+        float *restrict own_s = squashed + row * H;
+#pragma omp simd
+        for (int64_t d = 0; d < 4 * H; d++) g[d] = sigmoid(g[d]);
+#pragma omp simd
+        for (int64_t d = 0; d < H; d++) {
+            const float cell = g[H + d] * old[d] + g[d] * (2.0f * g[2 * H + d] - 1.0f);
+            const float s = 2.0f * sigmoid(2.0f * cell) - 1.0f;
+            own_c[d] = cell;
+            own_s[d] = s;
+            own_h[d] = g[3 * H + d] * s;
+        }
+    }
+}
+
+/* grad_c [m, H]: of the cells after the step, then of those before it. */
+EXPORT void lstm_backward(int64_t m, int64_t H, float *gates, const float *before, const float *squashed,
+                          const float *grad_h, float *grad_c)
+{
+    for (int64_t row = 0; row < m; row++) {
+        float *restrict g = gates + row * 4 * H;
+        const float *restrict old = before + row * H;
+        const float *restrict s_row = squashed + row * H;
+        const float *restrict to_h = grad_h + row * H;
+        float *restrict to_c = grad_c + row * H;
+#pragma omp simd
+        for (int64_t d = 0; d < H; d++) {
+            const float i = g[d], f = g[H + d], u = g[2 * H + d], o = g[3 * H + d], s = s_row[d];
+            const float cell = to_c[d] + to_h[d] * o * (1.0f - s * s);
+            to_c[d] = cell * f;
+            g[d] = cell * (2.0f * u - 1.0f) * i * (1.0f - i);
+            g[H + d] = cell * old[d] * f * (1.0f - f);
+            g[2 * H + d] = cell * 2.0f * i * u * (1.0f - u);
+            g[3 * H + d] = to_h[d] * s * o * (1.0f - o);
+        }
+    }
+}

@@ -201,7 +201,7 @@ def play(
                     torch.where(reduces.unsqueeze(1), made, leaf.index_select(0, before), out=to[k + 1])
             else:
                 chosen = reduces.nonzero().squeeze(1)
-                m = len(chosen)
+                m = chosen.shape[0]
                 children = pair[k].index_select(0, chosen).view(-1)
                 others = (plane.index_select(0, children).view(-1, 2 * D) for plane in items[1:])
                 out = tuple(plane[:m] for plane in composed)

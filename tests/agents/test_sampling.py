@@ -146,6 +146,20 @@ def test_log_probs_of_the_rollout_are_those_of_a_judge(form, reads):
     assert (again[~judged.free] == 0).all()
 
 
+@pytest.mark.parametrize(
+    "lengths", [[1], [2], [1] * 70, [5] * 70, [9], [1, 6] * 40], ids=lambda x: f"{len(x)}x{x[:2]}"
+)
+@pytest.mark.parametrize("reads", ["own", "encoder"])
+def test_batches_of_every_shape_are_judged_as_they_were_sampled(lengths, reads):
+    """One row, one token, rows of equal length, and enough rows to be judged in groups."""
+    policy = build(reads=reads, encoder=encoder_of() if reads == "encoder" else None)
+    rollout = policy.sample(sentences(lengths), generator=torch.Generator().manual_seed(0))
+    log_probs = policy.judge(rollout).log_prob(rollout.transitions)
+    torch.testing.assert_close(log_probs, rollout.log_probs, rtol=0, atol=1e-12)
+    log_probs.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in policy.parameters())
+
+
 # --------------------------------------------------------------------------------------------------- two forms
 
 
@@ -330,13 +344,7 @@ class Twin:
                 for old, made in zip(played.reading.leaves, new.reading.leaves, strict=True):
                     old.copy_(made)
 
-        return CapturedPlay(
-            Graph(),
-            tokens,
-            lengths,
-            thresholds,
-            played._replace(reading=played.reading._replace(lengths=lengths)),
-        )
+        return CapturedPlay(Graph(), tokens, lengths, thresholds, played)
 
 
 def replayed(policy: TrackerPolicy, graphs: PlayGraphs, batch: Batch, uniforms: Tensor) -> Tensor:

@@ -323,6 +323,15 @@ def test_the_prior_is_zero_where_there_is_no_choice():
     assert torch.equal(lockstep.catalan_logits(*sizes), torch.zeros(1, 5))
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 30, 31, 32])
+def test_the_tabulated_prior_is_the_prior(n):
+    table = lockstep.catalan_table(n)
+    assert table.shape[0] == table.shape[1] > n
+    s, b = torch.meshgrid(torch.arange(n + 1), torch.arange(n + 1), indexing="ij")
+    assert torch.equal(table[: n + 1, : n + 1], lockstep.catalan_logits(s, b))
+    assert lockstep.catalan_table(n) is table
+
+
 def test_the_prior_is_finite_for_long_sentences():
     s, b = torch.meshgrid(torch.arange(1, 3000, 37), torch.arange(0, 3000, 37), indexing="ij")
     assert lockstep.catalan_logits(s, b).isfinite().all()

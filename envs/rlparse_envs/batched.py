@@ -256,7 +256,8 @@ class ShiftReduceVectorEnv(VectorEnv[Any, Any, Any]):
             final = infos
             if same_step:
                 final = {}
-                self._tell(infos, ended, final_obs=self._objects(self._split(self._view.observe(ended))))
+                seen = self._split(self._view.observe(ended), len(ended))
+                self._tell(infos, ended, final_obs=self._objects(seen))
                 self._tell(
                     final,
                     ended,
@@ -324,9 +325,8 @@ class ShiftReduceVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _judge(self, ended: IntArray, infos: dict[str, Any]) -> npt.NDArray[np.float64]:
         """Give the episodes that end their rewards, and tell what they are made of."""
-        numbers = (
-            self._example[ended] * self._table.n_sides + np.arange(self._table.n_sides)[:, None]
-        )  # [S, k]
+        sides = np.arange(self._table.n_sides)[:, None]
+        numbers = self._example[ended] * len(sides) + sides  # [S, k]
         counts = (self._matched_before[:, ended], self._table.lengths[numbers])
         if type(self.reward) is GoldF1Reward:
             rewards = _f1(*counts, root=self.reward.convention.root)
@@ -424,14 +424,13 @@ class ShiftReduceVectorEnv(VectorEnv[Any, Any, Any]):
         """Make an array of objects that numpy would otherwise take apart."""
         return np.fromiter(values, np.object_)
 
-    def _split(self, observations: Any) -> Iterable[Any]:
+    def _split(self, observations: Any, count: int) -> Iterable[Any]:
         """Take a batch of observations apart."""
         if isinstance(observations, dict):
             columns = self._export(observations)
             return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         if isinstance(observations, np.ndarray):
             return list(self._export(observations))
-        count = len(observations[0])
         return map(self._export, iterate(batch_space(self.single_observation_space, count), observations))
 
     def _export(self, data: Any) -> Any:

@@ -498,15 +498,21 @@ class _StepPass:
         for plane in self.planes:
             plane[rows].zero_()
         self.cell.leaf(embeddings, tuple(plane[: self.n_leaves] for plane in self.planes))
+        self.tracker.start(self.planes[0][: self.n_leaves])
         self.steps, self.made = [], 0
 
-    def look(self, tops: Tensor) -> Tensor:
-        """Let the tracker read: table rows [3 a] int64, three for every running row; gives [a, H]."""
+    def look(self, fronts: Tensor, pairs: Tensor) -> Tensor:
+        """Let the tracker read, and give its hidden vectors: [a, H].
+
+        Args:
+            fronts: [a] int64. Table row at each buffer's front; any that is no leaf's stands for nothing.
+            pairs: [2 a] int64. Table rows of each stack's top and second.
+        """
         t = len(self.steps)
-        D = self.cell.size
-        torch.index_select(self.planes[0], 0, tops, out=self.tracker.inputs_of(t).view(-1, D))
-        self.steps.append(_Step(tops, tops[:0], tops[:0], slice(self.made, self.made)))
-        return self.tracker.step(t)
+        self.steps.append(
+            _Step(fronts.clamp_max(self.n_leaves), pairs, *_NO_NODES, slice(self.made, self.made))
+        )
+        return self.tracker.step(t, self.planes[0], self.steps[t].fronts, pairs)
 
     def reduce(self, rows: Tensor, pairs: Tensor) -> None:
         """Compose: batch rows [m] int64 and the table rows of their nodes' children, [2 m] int64."""
@@ -535,48 +541,50 @@ class _StepPass:
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Give the gradients of embeddings, of the composition and of the tracker; what was kept is overwritten."""
         self.planes = planes
-        D, L = self.cell.size, self.n_leaves
+        D, U = self.cell.size, self.n_leaves
         grads = tuple(torch.zeros_like(plane) for plane in planes)
         if grad_table is not None:
             grads[0].copy_(grad_table)
         grad_hidden = embeddings.new_zeros(self.active[0], self.tracker.size)
         grad_cell = torch.zeros_like(grad_hidden)
         for t in reversed(range(len(self.steps))):
-            tops, rows, pairs, group = self.steps[t]
-            active, size = self.active[t], rows.shape[0]
-            hidden, cell = grad_hidden[:active], grad_cell[:active]
+            _, tops, rows, pairs, group = self.steps[t]
+            active, size = self.active[t], group.stop - group.start
+            hidden = grad_hidden[:active]
             if grad_tracked is not None:
                 start = self.tracker.starts[t]
                 hidden.add_(grad_tracked[start : start + active])
             if size:
                 children, states, kept = self._views(group)
-                own = tuple(grad[L + group.start : L + group.stop] for grad in grads)
+                own = tuple(grad[U + group.start : U + group.stop] for grad in grads)
                 to_children = tuple(torch.empty_like(plane) for plane in children)
                 read = self.cell.compose_backward(children, states, own, kept, to_children, self.read[group])
                 assert read is not None
                 hidden.index_add_(0, rows, read)
                 for grad, to_child in zip(grads, to_children, strict=True):
                     grad.index_add_(0, pairs, to_child.view(2 * size, D))
-            to_inputs, before = self.tracker.step_backward(t, hidden, cell)
-            grads[0].index_add_(0, tops, to_inputs.view(3 * active, D))
-            hidden.copy_(before)
-        grad_embeddings, found = self.cell.leaf_backward(
-            embeddings, tuple(plane[:L] for plane in planes), tuple(grad[:L] for grad in grads)
+            to_stack = self.tracker.step_backward(t, hidden, grad_cell[:active])
+            grads[0].index_add_(0, tops, to_stack.view(2 * active, D))
+        to_leaves, of_tracker = self.tracker.finish([step.fronts for step in self.steps], planes[0][:U])
+        leaves = tuple(grad[:U] for grad in grads)
+        leaves[0].add_(to_leaves)
+        grad_embeddings, of_leaf = self.cell.leaf_backward(
+            embeddings, tuple(plane[:U] for plane in planes), leaves
         )
-        return (
-            grad_embeddings,
-            found | self.cell.weight_gradients(self.children, self.read),
-            self.tracker.weight_gradients(),
-        )
+        return grad_embeddings, of_leaf | self.cell.weight_gradients(self.children, self.read), of_tracker
 
 
 class _Step(NamedTuple):
     """What one step of the lockstep loop read and made."""
 
-    tops: Tensor  # [3 a] table rows
+    fronts: Tensor  # [a] leaves, U for nothing
+    tops: Tensor  # [2 a] table rows of top and second
     rows: Tensor  # [m] batch rows that reduce
     pairs: Tensor  # [2 m] table rows of their nodes' children
     group: slice  # which nodes they make
+
+
+_NO_NODES = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
 
 
 class _TrackAndCompose(torch.autograd.Function):
@@ -613,7 +621,7 @@ class _TrackAndCompose(torch.autograd.Function):
             steps = tables.steps
             tables.start(embeddings)
             for step in steps:
-                tables.look(step.tops)
+                tables.look(step.fronts, step.tops)
                 tables.reduce(step.rows, step.pairs)
             planes = tables.planes
         ctx.spent = True
@@ -645,7 +653,8 @@ def _replay(layout: Layout, trace: Trace) -> Callable[[_StepPass], None]:
         for t, (rows, pairs) in enumerate(
             zip(layout.rows.split(sizes), index.split([2 * size for size in sizes]), strict=True)
         ):
-            tables.look(slots[t, : tables.active[t]].flatten())
+            looked = slots[t, : tables.active[t]]
+            tables.look(looked[:, 0], looked[:, 1:].flatten())
             tables.reduce(rows, pairs)
 
     return play
@@ -680,7 +689,7 @@ def _choosing(
             second = items[:, :active].gather(0, below.unsqueeze(0)).squeeze(0)
             upcoming = (first_token[:active] + done).clamp_max(len(tokens) - 1)
             front = torch.where(left > 0, tokens.index_select(0, upcoming), nothing)
-            hidden = tables.look(torch.stack((front, top, second), dim=1).flatten())
+            hidden = tables.look(front, torch.stack((top, second), dim=1).flatten())
             actions = choose(hidden, 2 * done - t, left)
             chosen[t, :active] = actions
             reduces = actions == REDUCE

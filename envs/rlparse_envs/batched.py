@@ -101,6 +101,7 @@ class ShiftReduceVectorEnv(VectorEnv[Any, Any, Any]):
         self.num_envs = int(num_envs)
         self.output, self.episode_info = output, episode_info
         self.device = torch.device("cpu" if device is None else device)
+        self._on_cpu = self.device.type == "cpu"
         self.game = Game(corpus, reward=reward, model=model, order=order, max_tokens=max_tokens)
         self.corpus, self.model, self.reward = self.game.corpus, self.game.model, self.game.reward
         self.max_tokens = self.game.max_tokens
@@ -413,7 +414,7 @@ class ShiftReduceVectorEnv(VectorEnv[Any, Any, Any]):
         for key, values in columns.items():
             if key not in infos:
                 infos[key] = np.zeros((self.num_envs, *values.shape[1:]), values.dtype)
-                if values.dtype == np.object_:
+                if values.dtype.kind == "O":
                     infos[key][:] = None
                 infos[f"_{key}"] = np.zeros(self.num_envs, np.bool_)
             infos[key][rows] = values
@@ -437,14 +438,14 @@ class ShiftReduceVectorEnv(VectorEnv[Any, Any, Any]):
         """Turn arrays of numbers into what the caller asked for."""
         if self.output == "numpy":
             return data
+        if isinstance(data, np.ndarray):
+            if data.dtype.kind == "O":
+                return data
+            tensor = torch.from_numpy(data)
+            return tensor if self._on_cpu else tensor.to(self.device)
         if isinstance(data, dict):
             return {key: self._export(value) for key, value in data.items()}
-        if isinstance(data, tuple):
-            return tuple(map(self._export, data))
-        if isinstance(data, np.ndarray) and data.dtype != np.object_:
-            tensor = torch.from_numpy(data)
-            return tensor if self.device.type == "cpu" else tensor.to(self.device)
-        return data
+        return tuple(map(self._export, data)) if isinstance(data, tuple) else data
 
     def action_masks(self) -> Any:
         """Tell which actions are legal now, [num_envs, 2] bool."""

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from rlparse import PAD, lockstep
 from rlparse.lockstep import REDUCE, SHIFT
+from rlparse.models.compiled import kernels_for
 from rlparse.models.composition import Composition
 from rlparse.models.tracker import Tracker
 from rlparse_agents.rollout import Seen, longest_first
@@ -61,18 +62,22 @@ class Reading(NamedTuple):
 
 
 class Parses(NamedTuple):
-    """What the loop leaves. Past a row's last step the entries carry no meaning, but are valid and finite.
+    """What the loop leaves, item after item: R times nothing, then what every step of every row put on the stack.
+
+    A step is before the item that it makes. Finished rows of the dense form go on making items, which carry no meaning,
+    but are valid and finite.
 
     Attributes:
-        fronts: [T + 1, R] int64. Row of ``leaves`` of the next token, before every step and after the last.
-        stack: [T + 1, R, 2] int64. Rows of ``items`` that are the stack's second and its top.
-        items: [(T + 1) * R, D] float. Hidden vectors of the stack's top before every step and after the last; the
-            first R are nothing.
-        shift_odds: [T, R] float. Logit of SHIFT less that of REDUCE at every step.
+        tops: [S] int64. The item on top of the stack before every step.
+        beneath: [R + S] int64. The item that lies beneath each item.
+        fronts: [R + S] int64. Row of ``leaves`` of the next token, once an item is there.
+        items: [R + S, D] float. Hidden vectors.
+        shift_odds: [S] float. Logit of SHIFT less that of REDUCE at every step.
     """
 
+    tops: Tensor
+    beneath: Tensor
     fronts: Tensor
-    stack: Tensor
     items: Tensor
     shift_odds: Tensor
 
@@ -148,57 +153,71 @@ def play(
             nothing has to be known outside the device. Otherwise only rows that REDUCE are composed.
     """
     leaves, lengths, like = reading.leaves, reading.lengths, reading.ahead
-    rows, n_steps, width = len(lengths), 2 * reading.n_tokens - 1, reading.prior.shape[1]
+    rows, width, device = len(lengths), reading.prior.shape[1], like.device
     D, H = leaves[0].shape[1], len(reading.of_hidden)
-    first = torch.arange(rows, device=like.device) * (
+    n_steps = sum((stop - start) * active for start, stop, active in stretches)
+    first = torch.arange(rows, device=device) * (
         reading.n_tokens + 1
     )  # each sentence's first row of `leaves`
-    steps = torch.arange(n_steps, device=like.device).unsqueeze(1)
-    # Between these a row's front stays. A finished row's stays at the highest, which wins.
-    lowest, highest = first + (steps + 1) // 2 + 1, first + lengths
+    # A row's front stays between two bounds. That of a finished row stays at the highest, which wins.
+    highest, last_step = first + lengths, 2 * lengths - 2
     # Entry of `prior` with f tokens shifted: (2 f - t) W + (n - f). It may not run away after a row's last step.
     per_token = 2 * width - 1
-    origin = lengths - width * torch.minimum(steps, 2 * lengths - 2) - per_token * first
+    origin = lengths - per_token * first
 
-    items = tuple(like.new_zeros((n_steps + 1) * rows, D) for _ in leaves)
-    own = torch.arange((n_steps + 1) * rows, device=like.device).view(n_steps + 1, rows)
-    stack = torch.stack((own[0].expand_as(own), own), dim=2)
-    all_beneath = stack.view(-1, 2)[:, 0]
-    fronts = first.repeat(n_steps + 1, 1)
-    shift_odds = like.new_zeros(n_steps, rows)
-    hidden, memory, tanh_memory = (like.new_zeros(rows, H) for _ in range(3))
-    shifts, minus_one = torch.empty_like(first), like.new_full((), -1.0)
+    numbers = torch.arange(rows + n_steps, device=device)
+    pairs = numbers.unsqueeze(1).repeat(1, 2)  # [R + S, 2]: what lies beneath each item, and the item
+    all_beneath = pairs[:, 0]
+    fronts = torch.empty_like(numbers)
+    fronts[:rows] = first
+    items = tuple(like.new_empty(rows + n_steps, D) for _ in leaves)
+    for plane in items:
+        plane[:rows] = 0.0
+    shift_odds = like.new_empty(n_steps)
+    h, c, spare, squashed = (like.new_zeros(rows, H) for _ in range(4))
+    shifts, minus_one, kernels = torch.empty_like(first), like.new_full((), -1.0), kernels_for(like)
     gates, read_stack = like.new_empty(rows, 4 * H), like.new_empty(rows, 2 * D)
     composed = tuple(like.new_empty(rows, D) for _ in leaves)
     cell = reading.composition.cell(rows, like)
+    tops, done, before = [], rows, slice(0, rows)
     for start, stop, active in stretches:
         gate, both = gates[:active], read_stack[:active]
         i, f, g, o = gate.split(H, dim=1)
-        h, c, squashed, shift, high = (x[:active] for x in (hidden, memory, tanh_memory, shifts, highest))
-        low, place, odds = (plane[start:stop, :active].unbind() for plane in (lowest, origin, shift_odds))
-        front, mine = (plane[start : stop + 1, :active].unbind() for plane in (fronts, own))
-        pairs = stack[start : stop + 1, :active]
-        pair, beneath = pairs.unbind(), pairs[:, :, 0].unbind()
-        item = [plane.view(n_steps + 1, rows, D)[start : stop + 1, :active].unbind() for plane in items]
+        h, c, spare, squashed, shift, high = (x[:active] for x in (h, c, spare, squashed, shifts, highest))
+        steps = torch.arange(start, stop, device=device).unsqueeze(1)
+        low = (first[:active] + (steps + 1) // 2 + 1).unbind()
+        place = (origin[:active] - width * torch.minimum(steps, last_step[:active])).unbind()
+        # The items of these steps; before the first of them stand those of the step before.
+        block = slice(done, done + (stop - start) * active)
+        odds = shift_odds[done - rows : block.stop - rows].view(-1, active).unbind()
+        item = [plane[block].view(-1, active, D).unbind() for plane in items]
+        front = (fronts[before][:active], *fronts[block].view(-1, active).unbind())
+        pair = (pairs[before][:active], *pairs[block].view(-1, active, 2).unbind())
+        tops += [numbers[before][:active], numbers[done : block.stop - active]]
+        done, before = block.stop, slice(block.stop - active, block.stop)
         for k, threshold in enumerate(thresholds[start:stop]):
-            before = front[k]
             torch.index_select(items[0], 0, pair[k].view(-1), out=both.view(-1, D))
-            torch.index_select(reading.ahead, 0, before, out=gate)
-            gate.addmm_(both, reading.of_stack).addmm_(h, reading.of_hidden).sigmoid_()
-            c.mul_(f).addcmul_(i, g, value=2.0).sub_(i)
-            torch.add(c, c, out=squashed).sigmoid_()
-            torch.mul(o, torch.add(minus_one, squashed, alpha=2.0, out=squashed), out=h)
-            prior = reading.prior.take(torch.add(place[k], before, alpha=per_token))
+            torch.index_select(reading.ahead, 0, front[k], out=gate)
+            gate.addmm_(both, reading.of_stack).addmm_(h, reading.of_hidden)
+            if kernels is None:
+                gate.sigmoid_()
+                c.mul_(f).addcmul_(i, g, value=2.0).sub_(i)
+                torch.add(c, c, out=squashed).sigmoid_()
+                torch.mul(o, torch.add(minus_one, squashed, alpha=2.0, out=squashed), out=h)
+            else:
+                kernels.lstm_forward(gate, c, h, spare, squashed)
+                c, spare = spare, c
+            prior = reading.prior.take(torch.add(place[k], front[k], alpha=per_token))
             torch.addmv(prior, h, reading.for_shift, out=odds[k])
             torch.le(threshold, odds[k], out=shift)
-            after = torch.clamp(shift.add_(before), low[k], high, out=front[k + 1])
-            reduces = after == before
-            torch.where(reduces, all_beneath.index_select(0, beneath[k]), mine[k], out=beneath[k + 1])
+            reduces = torch.clamp(shift.add_(front[k]), low[k], high, out=front[k + 1]) == front[k]
+            second, top = pair[k].unbind(1)
+            torch.where(reduces, all_beneath.index_select(0, second), top, out=pair[k + 1].select(1, 0))
             if dense:
                 others = (plane.index_select(0, pair[k].view(-1)).view(-1, 2 * D) for plane in items[1:])
                 cell.compose((both, *others), composed, cell.kept)
                 for leaf, made, to in zip(leaves, composed, item, strict=True):
-                    torch.where(reduces.unsqueeze(1), made, leaf.index_select(0, before), out=to[k + 1])
+                    torch.where(reduces.unsqueeze(1), made, leaf.index_select(0, front[k]), out=to[k])
             else:
                 chosen = reduces.nonzero().squeeze(1)
                 m = chosen.shape[0]
@@ -207,9 +226,9 @@ def play(
                 out = tuple(plane[:m] for plane in composed)
                 cell.compose((both.index_select(0, chosen), *others), out, tuple(x[:m] for x in cell.kept))
                 for leaf, made, to in zip(leaves, out, item, strict=True):
-                    torch.index_select(leaf, 0, before, out=to[k + 1])
-                    to[k + 1].index_copy_(0, chosen, made)
-    return Parses(fronts, stack, items[0], shift_odds)
+                    torch.index_select(leaf, 0, front[k], out=to[k])
+                    to[k].index_copy_(0, chosen, made)
+    return Parses(torch.cat(tops), all_beneath, fronts, items[0], shift_odds)
 
 
 class Played(NamedTuple):
@@ -218,37 +237,43 @@ class Played(NamedTuple):
     Attributes:
         reading: What was read.
         parses: What the loop left.
-        order: [R] int64. Column of the planes in which each row of the batch was parsed, None where it is the same.
-        n_steps: T of the batch; the planes may be longer.
+        places: [S] int64. Where each step belongs in a flattened [T, R] plane of the batch; None in the dense form,
+            whose steps are such a plane.
+        n_steps: T of the batch; the dense form may have gone on.
     """
 
     reading: Reading
     parses: Parses
-    order: Tensor | None
+    places: Tensor | None
     n_steps: int
 
     def transitions(self) -> Tensor:
         """Read the derivations off: [R, T] int64, PAD after the end."""
-        fronts, lengths = self.parses.fronts[: self.n_steps + 1], self.reading.lengths
-        steps = torch.arange(self.n_steps, device=lengths.device).unsqueeze(1)
-        running = steps < 2 * lengths - 1
-        return self._in_order(torch.where(running, (fronts[1:] == fronts[:-1]).long(), PAD)).t().contiguous()
+        tops, _, fronts, _, _ = self.parses
+        reduces = fronts[-len(tops) :] == fronts.index_select(0, tops)
+        return self._by_row(reduces.long(), PAD).contiguous()
 
     def logits(self) -> Tensor:
-        """Give the logits from which every transition was drawn: [R, T, A] float."""
-        odds = self._in_order(self.parses.shift_odds[: self.n_steps]).t()
+        """Give the logits from which every transition was drawn: [R, T, A] float, zeros after the end."""
+        odds = self._by_row(self.parses.shift_odds, 0)
         return torch.stack((odds, torch.zeros_like(odds)), dim=-1)
 
     def seen(self) -> Seen:
         """Give what the tracker read before every step, apart from any graph's memory."""
-        leaves, parses = self.reading.leaves[0], self.parses
-        fronts, stack = (self._in_order(plane[: self.n_steps]) for plane in (parses.fronts, parses.stack))
-        # In `stack` the second comes first.
-        slots = torch.cat((fronts.unsqueeze(2), stack.flip(2) + len(leaves)), dim=2)
-        return Seen(torch.cat((leaves, parses.items)), slots.transpose(0, 1))
+        leaves, (tops, beneath, fronts, items, _) = self.reading.leaves[0], self.parses
+        read = fronts.index_select(0, tops), tops + len(leaves), beneath.index_select(0, tops) + len(leaves)
+        slots = torch.stack([self._by_row(slot, 0) for slot in read], dim=2)
+        return Seen(torch.cat((leaves, items)), slots)
 
-    def _in_order(self, plane: Tensor) -> Tensor:
-        return plane if self.order is None else plane.index_select(1, self.order)
+    def _by_row(self, values: Tensor, nothing: int) -> Tensor:
+        """Put one value a step where it belongs, and ``nothing`` after the end: [S] to [R, T]."""
+        lengths, rows = self.reading.lengths, len(self.reading.lengths)
+        if self.places is None:
+            plane = values.view(-1, rows)[: self.n_steps]
+            steps = torch.arange(self.n_steps, device=values.device).unsqueeze(1)
+            return plane.masked_fill(steps > 2 * lengths - 2, nothing).t()
+        plane = values.new_full((self.n_steps * rows,), nothing)
+        return plane.index_copy_(0, self.places, values).view(-1, rows).t()
 
 
 def play_dropping(
@@ -265,7 +290,7 @@ def play_dropping(
     Raises:
         ValueError: A length is outside 1..N.
     """
-    by_length, back = longest_first(lengths)
+    by_length, _ = longest_first(lengths)
     falling = lengths[by_length].tolist()
     if not 1 <= falling[-1] <= falling[0] <= tokens.shape[1]:
         raise ValueError(
@@ -275,7 +300,11 @@ def play_dropping(
     stretches = stretches_of(falling)
     counts = [stretch.rows for stretch in stretches for _ in range(stretch.start, stretch.stop)]
     thresholds = draw((sum(counts),)).split(counts)
-    return Played(reading, play(reading, stretches, thresholds, dense=False), back, 2 * tokens.shape[1] - 1)
+    n_steps = 2 * tokens.shape[1] - 1
+    running = torch.arange(n_steps, device=lengths.device).unsqueeze(1) < 2 * reading.lengths - 1
+    step, row = running.nonzero().unbind(1)
+    places = step * len(lengths) + by_length[row]
+    return Played(reading, play(reading, stretches, thresholds, dense=False), places, n_steps)
 
 
 def play_dense(

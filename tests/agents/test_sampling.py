@@ -209,6 +209,21 @@ def test_lengths_must_fit_the_tokens():
             policy.derive(batch._replace(lengths=torch.tensor(lengths)))
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_compiled_kernels_choose_as_torch_does(form, monkeypatch):
+    """In single precision, where they serve; without a compiler this compares torch with itself."""
+    policy, batch = build(double=False, hidden_size=21, tracker_size=19), sentences([9, 1, 12, 4, 12, 7] * 8)
+    policy.sampler = form
+    uniforms = uniforms_for(batch)
+    found = []
+    for choice in ("auto", "torch"):
+        monkeypatch.setenv("RLPARSE_KERNELS", choice)
+        played = policy._play(batch, drawing(batch, uniforms))
+        found.append((played.transitions(), played.logits()))
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-5, atol=2e-5)
+
+
 def test_steps_are_cut_where_rows_finish():
     assert stretches_of([5, 3, 3, 1]) == [Stretch(0, 1, 4), Stretch(1, 5, 3), Stretch(5, 9, 1)]
     assert stretches_of([4, 4]) == [Stretch(0, 7, 2)]
@@ -228,6 +243,9 @@ def test_long_chains_beside_short_sentences(form, chain):
     for row, m in zip(rollout.transitions.tolist(), (n, 1, 6, 2), strict=True):
         wanted = [0] * m + [1] * (m - 1) if chain == "right" else [0] + [0, 1] * (m - 1)
         assert row == wanted + [PAD] * (2 * n - 1 - len(wanted))
+    if form == "dropping":  # short sentences take no more memory beside a long one
+        made = policy._play(batch, policy.head.weight.new_zeros).parses.items
+        assert len(made) == 4 + sum(2 * m - 1 for m in (n, 1, 6, 2))
     judged = policy.judge(rollout)
     assert judged.log_prob(rollout.transitions).abs().max() < 1e-6
     judged.log_prob(rollout.transitions).sum().backward()

@@ -11,10 +11,11 @@ from typing import Any
 from rlparse.checkpoint import write_json
 from rlparse.errors import ConfigError
 from rlparse_experiments.bench import encoder, environment, rollout, scaling, sweep, training
-from rlparse_experiments.bench.machine import describe_machine, threads
+from rlparse_experiments.bench.machine import describe_machine
 from rlparse_experiments.bench.measuring import CPU, LEAST_SECONDS, WALL, Clock, Measured, Section, measure
 from rlparse_experiments.bench.plots import plot_axis
 from rlparse_experiments.bench.report import print_machine, print_section, print_verdicts, say
+from rlparse_experiments.bench.switches import threads
 from rlparse_experiments.bench.targets import TARGETS, judge
 from rlparse_experiments.config import BenchConfig, as_json
 

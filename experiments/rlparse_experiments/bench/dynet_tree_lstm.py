@@ -6,8 +6,7 @@ import functools
 import importlib
 from typing import Any
 
-import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlparse.lockstep import REDUCE
 from rlparse.models.composition import BinaryTreeLSTM
@@ -36,35 +35,31 @@ class DynetTreeLSTM:
     """A `BinaryTreeLSTM` written in DyNet, node by node; DyNet batches what it can.
 
     Args:
-        cell: Whose weights to copy; without layer norm.
+        embedding: Whose weights to copy.
+        cell: The same; without layer norm.
 
     Raises:
         Unavailable: DyNet is not installed.
     """
 
-    def __init__(self, cell: BinaryTreeLSTM) -> None:
+    def __init__(self, embedding: nn.Embedding, cell: BinaryTreeLSTM) -> None:
         self.dynet = load_dynet()
         self.hidden_size = cell.hidden_size
         self.collection = self.dynet.ParameterCollection()
+        self.table = self.collection.lookup_parameters_from_numpy(_array(embedding.weight))
         self.parameters = [
             self.collection.parameters_from_numpy(_array(tensor))
             for tensor in (cell.project.weight, cell.project.bias, cell.combine.weight, cell.combine.bias)
         ]
 
-    def load(self, batch: Sentences) -> Any:
-        """Copy a batch's embeddings into a table with a gradient, one row a token."""
-        vectors = np.concatenate(
-            [_array(row[:n]) for row, n in zip(batch.embeddings, batch.lengths.tolist(), strict=True)]
-        )
-        return self.collection.lookup_parameters_from_numpy(vectors)
-
-    def roots(self, table: Any, batch: Sentences) -> list[Any]:
+    def roots(self, batch: Sentences) -> list[Any]:
         """Write down the hidden vectors of all roots; DyNet computes them when asked for a value."""
         dy, D = self.dynet, self.hidden_size
         dy.renew_cg()
         project, project_bias, combine, combine_bias = self.parameters
-        front, roots = 0, []
-        for derivation in batch.derivations:
+        roots = []
+        for tokens, derivation in zip(batch.tokens.tolist(), batch.derivations, strict=True):
+            front = 0
             stack: list[tuple[Any, Any]] = []
             for transition in derivation:
                 if transition == REDUCE:
@@ -76,18 +71,18 @@ class DynetTreeLSTM:
                     memory = dy.cmult(i, g) + dy.cmult(f_left, left_cell) + dy.cmult(f_right, right_cell)
                     stack.append((dy.cmult(o, dy.tanh(memory)), memory))
                 else:
-                    state = dy.affine_transform([project_bias, project, dy.lookup(table, front)])
+                    state = dy.affine_transform([project_bias, project, dy.lookup(self.table, tokens[front])])
                     stack.append((dy.pick_range(state, 0, D), dy.pick_range(state, D, 2 * D)))
                     front += 1
             roots.append(stack.pop()[0])
         return roots
 
-    def forward_backward(self, table: Any, batch: Sentences) -> float:
+    def forward_backward(self, batch: Sentences) -> float:
         """Weigh and add up the roots, and set the gradients of weights and embeddings; give the sum."""
         dy = self.dynet
-        for parameter in (*self.parameters, table):
+        for parameter in (self.table, *self.parameters):
             parameter.scale_gradient(0.0)
-        roots = dy.concatenate_to_batch(self.roots(table, batch))
+        roots = dy.concatenate_to_batch(self.roots(batch))
         weights = dy.inputTensor(_array(batch.weights).T, batched=True)
         total = dy.sum_batches(dy.dot_product(roots, weights))
         value = float(total.value())

@@ -1,9 +1,9 @@
-"""Encoders side by side: forward and backward, from embeddings and derivations to all gradients."""
+"""Encoders side by side: forward and backward, from tokens and derivations to all gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,18 +13,25 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from rlparse import lockstep
 from rlparse.models.composition import BinaryTreeLSTM
-from rlparse.models.stack_machine import StackMachine
+from rlparse.models.stack_machine import StackMachine, distinct_words
 from rlparse_experiments.bench.dynet_tree_lstm import DynetTreeLSTM
 from rlparse_experiments.bench.list_spinn import encode_with_lean_lists, encode_with_lists
 from rlparse_experiments.bench.measuring import Contender, Section, Work
 from rlparse_experiments.bench.plain_tree_lstm import encode_one_by_one
+from rlparse_experiments.bench.switches import matmul_precision, not_compiled, under
 from rlparse_experiments.bench.workload import Sentences, draw_sentences, listops_lengths, snli_lengths
 from rlparse_experiments.config import BenchConfig
 
 BY_LEVEL, BY_STEP = "rlparse, by level", "rlparse, by step"
+BY_LEVEL_TORCH = "rlparse, by level, not compiled"
 RECURSION, LISTS, LEAN_LISTS = "node by node", "lists of tensors", "lists of tensors, lean"
 LSTM, GRU = "nn.LSTM, packed", "nn.GRU, packed"
 DYNET = "DyNet, autobatch"
+
+IN_MEDIUM = (BY_LEVEL, BY_LEVEL_TORCH, BY_STEP, LSTM, GRU)
+"""Those that are also compared in reduced precision, and where no word comes twice."""
+
+UNIT = "sentences/s"
 
 BATCHES = 2
 """Batches that every encoder works through each time."""
@@ -47,37 +54,42 @@ class Encoder(NamedTuple):
     encode: Encode
 
 
-def tree_encoders(cell: BinaryTreeLSTM) -> dict[str, Encoder]:
+def tree_encoders(embedding: nn.Embedding, cell: BinaryTreeLSTM) -> dict[str, Encoder]:
     """Give the ways to compute one TreeLSTM that PyTorch differentiates; they agree."""
 
     def scheduled(schedule: str) -> Encode:
         machine = StackMachine(cell, schedule=schedule)
 
         def encode(batch: Sentences) -> Tensor:
-            encoding = machine(batch.embeddings, lockstep.trace(batch.transitions, batch.lengths))
-            return cell.hidden(encoding.roots)
+            trace = lockstep.trace(batch.transitions, batch.lengths)
+            types, words = distinct_words(batch.tokens, batch.n_types)
+            roots: Tensor = machine(embedding(types), trace, words).roots
+            return roots
 
         return encode
 
-    return {
-        BY_LEVEL: Encoder(cell, scheduled("by_level")),
-        BY_STEP: Encoder(cell, scheduled("by_step")),
-        LISTS: Encoder(cell, lambda batch: encode_with_lists(cell, batch)),
-        LEAN_LISTS: Encoder(cell, lambda batch: encode_with_lean_lists(cell, batch)),
-        RECURSION: Encoder(cell, lambda batch: encode_one_by_one(cell, batch)),
+    ways: dict[str, Encode] = {
+        BY_LEVEL: scheduled("by_level"),
+        BY_STEP: scheduled("by_step"),
+        LISTS: partial(encode_with_lists, embedding, cell),
+        LEAN_LISTS: partial(encode_with_lean_lists, embedding, cell),
+        RECURSION: partial(encode_one_by_one, embedding, cell),
     }
+    return {name: Encoder(nn.ModuleList((embedding, cell)), encode) for name, encode in ways.items()}
 
 
-def sequence_encoder(rnn: nn.LSTM | nn.GRU) -> Encoder:
+def sequence_encoder(embedding: nn.Embedding, rnn: nn.LSTM | nn.GRU) -> Encoder:
     """Read the tokens from left to right; a sentence's vector is the last hidden one."""
 
     def encode(batch: Sentences) -> Tensor:
-        packed = pack_padded_sequence(batch.embeddings, batch.lengths, batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(
+            embedding(batch.tokens), batch.lengths, batch_first=True, enforce_sorted=False
+        )
         last = rnn(packed)[1]
         hidden: Tensor = last[0] if isinstance(last, tuple) else last
         return hidden[0]
 
-    return Encoder(rnn, encode)
+    return Encoder(nn.ModuleList((embedding, rnn)), encode)
 
 
 def training_work(encoder: Encoder, batches: Sequence[Sentences]) -> Work:
@@ -87,97 +99,94 @@ def training_work(encoder: Encoder, batches: Sequence[Sentences]) -> Work:
     def work() -> int:
         for batch in batches:
             total = (encoder.encode(batch) * batch.weights).sum()
-            torch.autograd.grad(total, (batch.embeddings, *parameters))
+            torch.autograd.grad(total, parameters)
         return sum(len(batch.lengths) for batch in batches)
 
     return work
 
 
-def dynet_work(cell: BinaryTreeLSTM, batches: Sequence[Sentences]) -> Work:
+def dynet_work(embedding: nn.Embedding, cell: BinaryTreeLSTM, batches: Sequence[Sentences]) -> Work:
     """The same in DyNet."""
-    encoder = DynetTreeLSTM(cell)
-    tables = [encoder.load(batch) for batch in batches]
+    encoder = DynetTreeLSTM(embedding, cell)
 
     def work() -> int:
-        for table, batch in zip(tables, batches, strict=True):
-            encoder.forward_backward(table, batch)
+        for batch in batches:
+            encoder.forward_backward(batch)
         return sum(len(batch.lengths) for batch in batches)
 
     return work
-
-
-@contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
-    """Multiply matrices in this precision of ``torch.set_float32_matmul_precision``, for a while."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def in_precision(precision: str, work: Work) -> Work:
-    """Do work in a precision."""
-
-    def inside() -> float:
-        with matmul_precision(precision):
-            return work()
-
-    return inside
 
 
 def contenders(
-    hidden_size: int, batches: Sequence[Sentences], *, seed: int, precision: str = "highest"
+    hidden_size: int,
+    batches: Sequence[Sentences],
+    *,
+    seed: int,
+    precision: str = "highest",
+    names: Sequence[str] = (),
 ) -> list[Contender]:
-    """Give all encoders of one size; in reduced precision only those with a target there."""
+    """Give all encoders of one size, or those of some names."""
     torch.manual_seed(seed)
+    embedding = nn.Embedding(max(batch.n_types for batch in batches), hidden_size, padding_idx=0)
     cell = BinaryTreeLSTM(hidden_size, hidden_size)
-    trees = tree_encoders(cell)
-    sequences = {
-        LSTM: sequence_encoder(nn.LSTM(hidden_size, hidden_size, batch_first=True)),
-        GRU: sequence_encoder(nn.GRU(hidden_size, hidden_size, batch_first=True)),
+    trees = tree_encoders(embedding, cell)
+    encoders = {
+        BY_LEVEL: trees[BY_LEVEL],
+        BY_LEVEL_TORCH: trees[BY_LEVEL],
+        **trees,
+        LSTM: sequence_encoder(embedding, nn.LSTM(hidden_size, hidden_size, batch_first=True)),
+        GRU: sequence_encoder(embedding, nn.GRU(hidden_size, hidden_size, batch_first=True)),
     }
 
-    def prepare(encoder: Encoder) -> Callable[[], Work]:
-        return lambda: in_precision(precision, training_work(encoder, batches))
+    def prepare(name: str) -> Work:
+        work = under(partial(matmul_precision, precision), training_work(encoders[name], batches))
+        return not_compiled(work) if name == BY_LEVEL_TORCH else work
 
-    if precision != "highest":
-        chosen = {name: (trees | sequences)[name] for name in (BY_LEVEL, BY_STEP, LSTM, GRU)}
-        return [Contender(name, prepare(encoder)) for name, encoder in chosen.items()]
-    return [
-        *(Contender(name, prepare(encoder)) for name, encoder in (trees | sequences).items()),
-        Contender(DYNET, lambda: dynet_work(cell, batches)),
-    ]
+    found = [Contender(name, partial(prepare, name)) for name in encoders]
+    found.append(Contender(DYNET, lambda: dynet_work(embedding, cell, batches)))
+    return [contender for contender in found if contender.name in (names or (contender.name,))]
 
 
 def sections(config: BenchConfig) -> list[Section]:
     """Give what ``rlparse bench encoder`` measures."""
-    hidden_size = LISTOPS_HIDDEN_SIZE if LISTOPS_HIDDEN_SIZE in config.hidden_size else config.hidden_size[0]
+    sizes, rows, seed = config.hidden_size, config.batch_size, config.seed
+    listops_size = LISTOPS_HIDDEN_SIZE if LISTOPS_HIDDEN_SIZE in sizes else sizes[0]
 
-    def snli(hidden_size: int, precision: str) -> Callable[[], list[Contender]]:
-        def build() -> list[Contender]:
-            rng = np.random.default_rng(config.seed)
-            batches = [
-                draw_sentences(snli_lengths(config.batch_size, rng), hidden_size, rng) for _ in range(BATCHES)
-            ]
-            return contenders(hidden_size, batches, seed=config.seed, precision=precision)
-
-        return build
+    def snli(
+        hidden_size: int, *, precision: str = "highest", names: Sequence[str] = (), distinct: bool = False
+    ) -> list[Contender]:
+        rng = np.random.default_rng(seed)
+        batches = [
+            draw_sentences(snli_lengths(rows, rng), hidden_size, rng, distinct=distinct)
+            for _ in range(BATCHES)
+        ]
+        return contenders(hidden_size, batches, seed=seed, precision=precision, names=names)
 
     def listops() -> list[Contender]:
-        rng = np.random.default_rng(config.seed)
-        size = min(LISTOPS_BATCH_SIZE, config.batch_size)
-        lengths = listops_lengths(LISTOPS_BATCHES * size, config.seed).reshape(LISTOPS_BATCHES, size)
-        batches = [draw_sentences(row, hidden_size, rng) for row in lengths]
-        return contenders(hidden_size, batches, seed=config.seed)
+        rng = np.random.default_rng(seed)
+        lengths = listops_lengths(LISTOPS_BATCHES * min(LISTOPS_BATCH_SIZE, rows), seed)
+        batches = [
+            draw_sentences(of_batch, listops_size, rng) for of_batch in np.split(lengths, LISTOPS_BATCHES)
+        ]
+        return contenders(listops_size, batches, seed=seed)
 
-    unit = "sentences/s"
-    found = [
-        Section(key, f"encoder, hidden size {size}{note}", unit, snli(size, precision))
-        for precision, note in (("highest", ""), ("medium", ", matrices in medium precision"))
-        for size in config.hidden_size
-        for key in [f"encoder/{size}/{precision}"]
+    kinds: dict[str, tuple[str, Callable[[int], list[Contender]]]] = {
+        "highest": ("", snli),
+        "medium": (", matrices in medium precision", partial(snli, precision="medium", names=IN_MEDIUM)),
+        "distinct": (", no word twice in a batch", partial(snli, names=IN_MEDIUM, distinct=True)),
+    }
+    return [
+        *(
+            Section(
+                f"encoder/{size}/{kind}", f"encoder, hidden size {size}{note}", UNIT, partial(build, size)
+            )
+            for kind, (note, build) in kinds.items()
+            for size in sizes
+        ),
+        Section(
+            f"encoder/{listops_size}/listops",
+            f"encoder, lengths of ListOps, hidden size {listops_size}",
+            UNIT,
+            listops,
+        ),
     ]
-    title = f"encoder, lengths of ListOps, hidden size {hidden_size}"
-    return [*found, Section(f"encoder/{hidden_size}/listops", title, unit, listops)]

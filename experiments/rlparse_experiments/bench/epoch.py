@@ -14,8 +14,8 @@ from rlparse.corpora.batching import Batch
 from rlparse.corpora.examples import NLI_LABELS
 from rlparse.models.nli_model import NLIModel
 from rlparse_agents.rollout import uniform_trees
-from rlparse_experiments.bench.encoder import matmul_precision
 from rlparse_experiments.bench.measuring import Contender, Section, Unavailable, Work
+from rlparse_experiments.bench.switches import matmul_precision
 from rlparse_experiments.bench.workload import WORDS, snli_lengths
 from rlparse_experiments.config import BenchConfig
 

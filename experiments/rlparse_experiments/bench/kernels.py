@@ -131,17 +131,18 @@ def list_step(
     torch.manual_seed(seed)
     in_order = np.sort(lengths.numpy())[::-1].copy()
     batch = draw_sentences(in_order, hidden_size, np.random.default_rng(seed))
-    embeddings = batch.embeddings.detach().to(device).requires_grad_()
-    batch = batch._replace(embeddings=embeddings, labels=batch.labels.to(device))
-    model = RLSpinn(hidden_size, min(TRACKER_SIZE, hidden_size), len(NLI_LABELS)).to(device)
+    batch = batch._replace(tokens=batch.tokens.to(device), labels=batch.labels.to(device))
+    model = RLSpinn(batch.n_types, hidden_size, min(TRACKER_SIZE, hidden_size), len(NLI_LABELS)).to(device)
     cell = BinaryTreeLSTM(hidden_size, hidden_size).to(device)
     generator = torch.Generator(device).manual_seed(seed)
-    used = model if sampled else nn.ModuleList((cell, model.classifier))
-    optimizer = torch.optim.AdamW([embeddings, *used.parameters()], foreach=True)
+    used = model if sampled else nn.ModuleList((model.embedding, cell, model.classifier))
+    optimizer = torch.optim.AdamW(used.parameters(), foreach=True)
 
     def loss() -> Tensor:
         if not sampled:
-            return F.cross_entropy(model.classifier(encode_with_lists(cell, batch)), batch.labels)
+            return F.cross_entropy(
+                model.classifier(encode_with_lists(model.embedding, cell, batch)), batch.labels
+            )
         parsed = parse_with_lists(model, batch, generator=generator)
         return step_loss(model, parsed.roots, parsed.log_probs, parsed.n_free, batch.labels)
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlparse.lockstep import REDUCE, SHIFT
@@ -32,19 +32,19 @@ def unbundle(state: Pair) -> tuple[Tensor, ...]:
     return rows
 
 
-def fill_buffers(cell: BinaryTreeLSTM, batch: Sentences) -> list[list[Tensor]]:
+def fill_buffers(embedding: nn.Embedding, cell: BinaryTreeLSTM, batch: Sentences) -> list[list[Tensor]]:
     """Give the states of every sentence's tokens, each [1, 2 D], last first."""
-    leaves = cell.project(batch.embeddings)
+    leaves = cell.project(embedding(batch.tokens))
     return [list(row.split(1)[:n])[::-1] for row, n in zip(leaves, batch.lengths.tolist(), strict=True)]
 
 
-def encode_with_lists(cell: BinaryTreeLSTM, batch: Sentences) -> Tensor:
+def encode_with_lists(embedding: nn.Embedding, cell: BinaryTreeLSTM, batch: Sentences) -> Tensor:
     """Encode a batch along its derivations.
 
     Returns:
         [R, D] float. Hidden vectors of the roots.
     """
-    buffers = fill_buffers(cell, batch)
+    buffers = fill_buffers(embedding, cell, batch)
     stacks: list[list[Tensor]] = [[] for _ in buffers]
     for t in range(max(map(len, batch.derivations))):
         lefts, rights, reducing = [], [], []
@@ -64,15 +64,14 @@ def encode_with_lists(cell: BinaryTreeLSTM, batch: Sentences) -> Tensor:
     return bundle([stack.pop() for stack in stacks])[0]
 
 
-def encode_with_lean_lists(cell: BinaryTreeLSTM, batch: Sentences) -> Tensor:
+def encode_with_lean_lists(embedding: nn.Embedding, cell: BinaryTreeLSTM, batch: Sentences) -> Tensor:
     """Do the same with less: padding is not projected, and hidden vector and memory cell are moved as one.
 
     Returns:
         [R, D] float. Hidden vectors of the roots.
     """
     D = cell.hidden_size
-    token_mask = torch.arange(batch.embeddings.shape[1]) < batch.lengths.unsqueeze(1)
-    leaves = iter(cell.project(batch.embeddings[token_mask]).unbind())
+    leaves = iter(cell.project(embedding(batch.tokens[batch.tokens > 0])).unbind())
     buffers = [[next(leaves) for _ in range(n)][::-1] for n in batch.lengths.tolist()]
     stacks: list[list[Tensor]] = [[] for _ in buffers]
     for t in range(max(map(len, batch.derivations))):
@@ -112,14 +111,14 @@ def parse_with_lists(
         generator: Source of randomness.
         derivations: Transitions to take instead of sampling.
     """
-    cell, rows = model.cell, len(batch.lengths)
+    cell, weight, rows = model.cell, model.embedding.weight, len(batch.lengths)
     last_step = [2 * n - 2 for n in batch.lengths.tolist()]
-    buffers = fill_buffers(cell, batch)
+    buffers = fill_buffers(model.embedding, cell, batch)
     stacks: list[list[Tensor]] = [[] for _ in buffers]
     taken: list[list[int]] = [[] for _ in buffers]
-    nothing = batch.embeddings.new_zeros(1, cell.state_size)
-    hidden = memory = batch.embeddings.new_zeros(rows, model.tracker.hidden_size)
-    log_probs, n_free = batch.embeddings.new_zeros(rows), 0
+    nothing = weight.new_zeros(1, cell.state_size)
+    hidden = memory = weight.new_zeros(rows, model.tracker.hidden_size)
+    log_probs, n_free = weight.new_zeros(rows), 0
     for t in range(last_step[0] + 1):
         running = sum(t <= last for last in last_step)
         read = running if running_only else rows

@@ -1,15 +1,15 @@
-"""The machine that figures belong to, and how many of its threads are used."""
+"""The machine that figures belong to, and what rlparse uses of it."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from rlparse import compiled
 
 TELLING_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
 """Processor flags that decide how fast matrices are multiplied."""
@@ -28,6 +28,7 @@ def describe_machine() -> dict[str, Any]:
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "compiled": not isinstance(compiled.load(), str),
     }
 
 
@@ -39,14 +40,3 @@ def _cpuinfo() -> dict[str, str]:
     first = file.read_text(encoding="utf-8").split("\n\n")[0]
     pairs = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Let torch use so many threads, for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

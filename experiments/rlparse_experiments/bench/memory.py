@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from rlparse.models.composition import BinaryTreeLSTM
 from rlparse_experiments.bench.encoder import BY_LEVEL, training_work, tree_encoders
@@ -59,11 +60,12 @@ def growth_of_peak(n_sentences: int, n_tokens: int, hidden_size: int, seed: int)
     """Do the big pass after a small one and give by how many bytes the peak grew."""
     torch.set_num_threads(1)
     rng = np.random.default_rng(seed)
-    encoder = tree_encoders(BinaryTreeLSTM(hidden_size, hidden_size))[BY_LEVEL]
     small, big = (
         draw_sentences(np.full(rows, n), hidden_size, rng)
         for rows, n in (TINY_BATCH, (n_sentences, n_tokens))
     )
+    embedding = nn.Embedding(big.n_types, hidden_size, padding_idx=0)
+    encoder = tree_encoders(embedding, BinaryTreeLSTM(hidden_size, hidden_size))[BY_LEVEL]
     training_work(encoder, [small])()
     before = resident_peak()
     training_work(encoder, [big])()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlparse.lockstep import REDUCE
 from rlparse.models.composition import BinaryTreeLSTM
@@ -28,15 +28,16 @@ def compose(cell: BinaryTreeLSTM, left: Pair, right: Pair, tracker: Tensor | Non
     return o.sigmoid() * c.tanh(), c
 
 
-def encode_one_by_one(cell: BinaryTreeLSTM, batch: Sentences) -> Tensor:
+def encode_one_by_one(embedding: nn.Embedding, cell: BinaryTreeLSTM, batch: Sentences) -> Tensor:
     """Encode one sentence after the other, one node at a time: how it is done without batching.
 
     Returns:
         [R, D] float. Hidden vectors of the roots.
     """
     roots = []
-    for embeddings, derivation in zip(batch.embeddings, batch.derivations, strict=True):
-        hidden, memory = cell.project(embeddings[: (len(derivation) + 1) // 2]).chunk(2, dim=1)
+    for tokens, derivation in zip(batch.tokens, batch.derivations, strict=True):
+        words = embedding(tokens[: (len(derivation) + 1) // 2])
+        hidden, memory = cell.project(words).chunk(2, dim=1)
         leaves = iter(zip(hidden.split(1), memory.split(1), strict=True))
         stack: list[Pair] = []
         for transition in derivation:

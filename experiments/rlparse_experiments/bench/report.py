@@ -22,18 +22,24 @@ def say(text: str, style: str | None = None) -> None:
     console().print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
+def machine_line(described: dict[str, Any], threads: int) -> str:
+    """Describe a machine in a line."""
+    used = f"{threads} thread{'s' if threads > 1 else ''} used"
+    flags = " ".join(described["flags"]) or "no vector flags known"
+    return (
+        f"{described['processor']} ({flags}), {described['cpus']} CPUs, {used}, GPU: {described['gpu'] or 'none'}, "
+        f"{described['system']}, Python {described['python']}, torch {described['torch']}, "
+        f"{'with' if described['compiled'] else 'without'} compiled gates"
+    )
+
+
 def print_machine(config: BenchConfig, described: dict[str, Any], clock: Clock) -> None:
     """Say what is measured where."""
-    cpus, load = described["cpus"], described["load"]
-    used = f"{config.threads} thread{'s' if config.threads > 1 else ''} used"
-    flags = " ".join(described["flags"]) or "no vector flags known"
-    say(
-        f"{described['processor']} ({flags}), {cpus} CPUs, {used}, GPU: {described['gpu'] or 'none'}, "
-        f"{described['system']}, Python {described['python']}, torch {described['torch']}"
-    )
+    say(machine_line(described, config.threads))
     say(f"rates are per {clock.name[:-1]}; median of {config.repeats} rounds in turns [least–greatest]")
     if config.quick:
         say("--quick: sizes too small to mean anything", "yellow")
+    cpus, load = described["cpus"], described["load"]
     if load is not None and cpus is not None and load + config.threads > cpus + 0.5:
         say(
             f"other programs are running (load {load} on {cpus} CPUs): expect other figures than on an idle machine",
@@ -53,9 +59,7 @@ def print_section(measured: Measured) -> None:
     for name in measured.values:
         figure = measured.figure(name)
         if timed:
-            table.add_row(
-                name, _spread(figure), "" if name == first else _spread(measured.ratio(first, name))
-            )
+            table.add_row(name, spread(figure), "" if name == first else spread(measured.ratio(first, name)))
         else:
             table.add_row(name, number(figure.value))
     if measured.values:
@@ -72,17 +76,32 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     table.add_column("target", justify="right", no_wrap=True)
     table.add_column("measured", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
+    with_torch = any(verdict.not_compiled is not None for verdict in verdicts)
+    if with_torch:
+        table.add_column("not compiled", justify="right", no_wrap=True)
     for verdict in verdicts:
         target, figure = verdict.target, verdict.figure
         bound = f"{'≤' if target.at_most else '≥'} {number(target.bound)} {target.unit}".strip()
-        shown = "–" if figure is None else _spread(figure)
-        status = f"[{COLOURS[verdict.status]}]{verdict.status}[/]"
-        table.add_row(target.what, target.column, bound, shown, status)
+        shown = "–" if figure is None else spread(figure)
+        cells = [target.what, target.column, bound, shown, coloured(verdict.status, verdict.status)]
+        alone = verdict.not_compiled
+        if with_torch:
+            cells.append(
+                ""
+                if alone is None or alone.figure is None
+                else coloured(number(alone.figure.value), alone.status)
+            )
+        table.add_row(*cells)
     console().print(table)
     for why in dict.fromkeys(verdict.reason for verdict in verdicts if verdict.reason):
         say(f"  not measured: {why}", "yellow")
     counts = Counter(verdict.status for verdict in verdicts)
     say("  ".join(f"{status}: {counts[status]}" for status in (REACHED, NOT_REACHED, NOT_MEASURED)))
+
+
+def coloured(text: str, status: str) -> str:
+    """Give a text the colour of a status."""
+    return f"[{COLOURS[status]}]{text}[/]"
 
 
 def number(value: float) -> str:
@@ -94,7 +113,8 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _spread(figure: Figure) -> str:
+def spread(figure: Figure) -> str:
+    """Write a figure with its least and greatest, where they differ."""
     if figure.least == figure.greatest:
         return number(figure.value)
     return f"{number(figure.value)} [{number(figure.least)}–{number(figure.greatest)}]"

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from rlparse.lockstep import REDUCE, SHIFT
 from rlparse.models.composition import BinaryTreeLSTM
-from rlparse.models.stack_machine import StackMachine
+from rlparse.models.stack_machine import StackMachine, distinct_words
 from rlparse.models.tracker import Tracker
 from rlparse_agents.distribution import TransitionDistribution
 from rlparse_experiments.bench.workload import Sentences
@@ -24,13 +24,15 @@ class RLSpinn(nn.Module):
     """The weights: a tracker reads buffer and stack, feeds the composition and chooses transitions.
 
     Args:
+        n_types: Entries of the vocabulary.
         hidden_size: D, also the width of embeddings.
         tracker_size: H.
         n_classes: C.
     """
 
-    def __init__(self, hidden_size: int, tracker_size: int, n_classes: int) -> None:
+    def __init__(self, n_types: int, hidden_size: int, tracker_size: int, n_classes: int) -> None:
         super().__init__()
+        self.embedding = nn.Embedding(n_types, hidden_size, padding_idx=0)
         self.cell = BinaryTreeLSTM(hidden_size, hidden_size, tracker_size=tracker_size)
         self.tracker = Tracker(hidden_size, tracker_size)
         self.head = nn.Linear(tracker_size, 2)
@@ -73,7 +75,8 @@ def parse_with_machine(
         return (reduce & (stack_sizes > 1) | (buffer_sizes == 0)).long()
 
     machine = StackMachine(model.cell, model.tracker)
-    encoding, transitions = machine.sample(batch.embeddings, batch.lengths, choose)
+    types, words = distinct_words(batch.tokens, batch.n_types)
+    encoding, transitions = machine.sample(model.embedding(types), batch.lengths, choose, words)
     assert encoding.tracker is not None
     policy = TransitionDistribution(head(encoding.tracker), encoding.trace.legal)
     log_probs = policy.log_prob(transitions).masked_fill(~policy.free, 0.0).sum(1)

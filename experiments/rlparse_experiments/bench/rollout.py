@@ -19,10 +19,12 @@ from rlparse_envs.shift_reduce import ShiftReduceEnv
 from rlparse_experiments.bench.list_spinn import parse_with_lists
 from rlparse_experiments.bench.measuring import Contender, Section, Work
 from rlparse_experiments.bench.rl_spinn import Parsed, RLSpinn, parse_with_machine, step_loss
+from rlparse_experiments.bench.switches import not_compiled
 from rlparse_experiments.bench.workload import Sentences, draw_sentences, snli_lengths
 from rlparse_experiments.config import BenchConfig
 
 MACHINE = "rlparse, tracker in the composition"
+MACHINE_TORCH = f"{MACHINE}, not compiled"
 READS_ENCODER, OWN_VECTORS = "rlparse, tracker reads the encoder", "rlparse, policy with vectors of its own"
 LISTS, LEAN_LISTS = "lists of tensors, RL-SPINN", "lists of tensors, RL-SPINN, lean"
 
@@ -33,9 +35,7 @@ BATCHES = 2
 
 
 class ParsingClassifier:
-    """A classifier of sentences with the policy that parses for it, over the words of one drawn batch.
-
-    Every token of the batch is a word of its own, so that the gradient of the embeddings is as large as the batch.
+    """A classifier of sentences with the policy that parses for it, and a batch for them.
 
     Args:
         batch: The sentences.
@@ -45,10 +45,9 @@ class ParsingClassifier:
     """
 
     def __init__(self, batch: Sentences, hidden_size: int, tracker_size: int, reads: str) -> None:
-        rows, n_tokens = batch.embeddings.shape[:2]
-        n_words = rows * n_tokens + 2
+        rows, n_tokens = batch.tokens.shape
         self.model = NLIModel(
-            n_words,
+            batch.n_types,
             len(NLI_LABELS),
             n_sides=1,
             embedding_size=hidden_size,
@@ -57,19 +56,17 @@ class ParsingClassifier:
             dropout=0.0,
         )
         self.policy = TrackerPolicy(
-            SymbolicObserver(GameSize(n_tokens, 1, n_words)).space,
+            SymbolicObserver(GameSize(n_tokens, 1, batch.n_types)).space,
             ShiftReduceEnv().action_space,
-            n_tokens=n_words,
+            n_tokens=batch.n_types,
             embedding_size=hidden_size,
             hidden_size=hidden_size,
             tracker_size=tracker_size,
             reads=reads,
             encoder=self.model,
         )
-        token_mask = torch.arange(n_tokens) < batch.lengths.unsqueeze(1)
-        words = torch.arange(2, n_words).view(rows, n_tokens)
         self.batch = Batch(
-            tokens=words.masked_fill(~token_mask, 0),
+            tokens=batch.tokens,
             lengths=batch.lengths,
             labels=batch.labels,
             gold=batch.transitions,
@@ -115,7 +112,7 @@ def spinn_work(parse: Parse, model: RLSpinn, batches: Sequence[Sentences], seed:
                 parsed = parse(model, batch, generator=generator)
                 if whole:
                     loss = step_loss(model, parsed.roots, parsed.log_probs, parsed.n_free, batch.labels)
-                    torch.autograd.grad(loss, (batch.embeddings, *parameters))
+                    torch.autograd.grad(loss, parameters)
         return sum(batch.n_transitions for batch in batches)
 
     return work
@@ -146,7 +143,7 @@ def contenders(hidden_size: int, batch_size: int, seed: int, *, whole: bool) -> 
         for _ in range(BATCHES)
     ]
     tracker_size = min(TRACKER_SIZE, hidden_size)
-    model = RLSpinn(hidden_size, tracker_size, len(NLI_LABELS))
+    model = RLSpinn(batches[0].n_types, hidden_size, tracker_size, len(NLI_LABELS))
 
     def spinn(parse: Parse) -> Callable[[], Work]:
         return lambda: spinn_work(parse, model, batches, seed, whole=whole)
@@ -160,6 +157,7 @@ def contenders(hidden_size: int, batch_size: int, seed: int, *, whole: bool) -> 
 
     return [
         Contender(MACHINE, spinn(parse_with_machine)),
+        Contender(MACHINE_TORCH, lambda: not_compiled(spinn(parse_with_machine)())),
         Contender(READS_ENCODER, policy("encoder")),
         Contender(OWN_VECTORS, policy("own")),
         Contender(LISTS, spinn(parse_with_lists)),

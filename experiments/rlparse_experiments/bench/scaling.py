@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import nn
 
 from rlparse.models.composition import BinaryTreeLSTM
 from rlparse.trees import left_branching
@@ -31,8 +32,10 @@ Builder = Callable[[], list[Contender]]
 def token_work(batch: Sentences, seed: int) -> Work:
     """Encode a batch, by level, with all gradients; what is counted is tokens."""
     torch.manual_seed(seed)
-    hidden_size = batch.embeddings.shape[2]
-    work = training_work(tree_encoders(BinaryTreeLSTM(hidden_size, hidden_size))[BY_LEVEL], [batch])
+    hidden_size = batch.weights.shape[1]
+    embedding = nn.Embedding(batch.n_types, hidden_size, padding_idx=0)
+    encoder = tree_encoders(embedding, BinaryTreeLSTM(hidden_size, hidden_size))[BY_LEVEL]
+    work = training_work(encoder, [batch])
     n_tokens = batch.n_tokens
 
     def of_tokens() -> int:

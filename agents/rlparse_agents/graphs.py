@@ -9,13 +9,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from rlparse_agents.sampling import Draw, Played, Reading, play_dense
+from rlparse_agents.sampling import Draw, Played, Read, play_dense
 
 BUCKET = 4
 """Padded lengths are rounded up to multiples of it, so that few graphs serve all batches."""
-
-Read = Callable[[Tensor, Tensor], Reading]
-"""`sampling.read` of what is to be read: (tokens, lengths) to what the loop reads."""
 
 
 class Replayable(Protocol):
@@ -68,7 +65,8 @@ def capture_play(rows: int, n_tokens: int, device: torch.device, read: Read) -> 
                 run()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Only this thread has to keep to the rules of capturing: another may be copying the next batch meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             played = run()
     return CapturedPlay(graph, tokens, lengths, thresholds, played)
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from rlparse import PAD, lockstep
 from rlparse.lockstep import REDUCE, SHIFT
-from rlparse.models.compiled import kernels_for
+from rlparse.compiled import kernels_for
 from rlparse.models.composition import Composition
 from rlparse.models.tracker import Tracker
 from rlparse_agents.rollout import Seen, longest_first
@@ -59,6 +59,10 @@ class Reading(NamedTuple):
     prior: Tensor
     lengths: Tensor
     n_tokens: int
+
+
+Read = Callable[[Tensor, Tensor], Reading]
+"""`read` of what is to be read: (tokens [R, N], lengths [R]) to what the loop reads."""
 
 
 class Parses(NamedTuple):
@@ -116,8 +120,8 @@ def read(
     token_mask = torch.arange(n_tokens, device=tokens.device) < lengths.unsqueeze(1)
     states = F.pad(states * token_mask.unsqueeze(2).to(states.dtype), (0, 0, 0, 1)).flatten(0, 1)
     leaves = tuple(plane.contiguous() for plane in states.split(composition.hidden_size, dim=1))
-    doubled = torch.ones(4, 1, device=tokens.device)
-    doubled[2] = 2.0  # an LSTM's gates are input, forget, candidate, output
+    doubled = head.bias.new_ones(4, 1)
+    doubled[2].fill_(2.0)  # an LSTM's gates are input, forget, candidate, output
     of_input, of_hidden, b_ih, b_hh = (
         (weight.view(4, -1) * doubled).view(weight.shape) for weight in tracker.lstm.all_weights[0]
     )
@@ -172,7 +176,7 @@ def play(
     fronts[:rows] = first
     items = tuple(like.new_empty(rows + n_steps, D) for _ in leaves)
     for plane in items:
-        plane[:rows] = 0.0
+        plane[:rows].zero_()
     shift_odds = like.new_empty(n_steps)
     h, c, spare, squashed = (like.new_zeros(rows, H) for _ in range(4))
     shifts, minus_one, kernels = torch.empty_like(first), like.new_full((), -1.0), kernels_for(like)
@@ -276,15 +280,13 @@ class Played(NamedTuple):
         return plane.index_copy_(0, self.places, values).view(-1, rows).t()
 
 
-def play_dropping(
-    tokens: Tensor, lengths: Tensor, read: Callable[[Tensor, Tensor], Reading], draw: Draw
-) -> Played:
+def play_dropping(tokens: Tensor, lengths: Tensor, read: Read, draw: Draw) -> Played:
     """Parse with the longest sentences first, so that finished ones fall off the end: the form for CPUs.
 
     Args:
         tokens: [R, N] int64.
         lengths: [R] int64.
-        read: `read` of what is to be read.
+        read: Gives what is read.
         draw: Called once, for one threshold for every step of every row: step by step, longest row first.
 
     Raises:
@@ -307,15 +309,13 @@ def play_dropping(
     return Played(reading, play(reading, stretches, thresholds, dense=False), places, n_steps)
 
 
-def play_dense(
-    tokens: Tensor, lengths: Tensor, read: Callable[[Tensor, Tensor], Reading], draw: Draw
-) -> Played:
+def play_dense(tokens: Tensor, lengths: Tensor, read: Read, draw: Draw) -> Played:
     """Parse in shapes that depend on those of ``tokens`` only, without ever asking for a value: the form for GPUs.
 
     Args:
         tokens: [R, N] int64.
         lengths: [R] int64.
-        read: `read` of what is to be read.
+        read: Gives what is read.
         draw: Called once, for [T, R] thresholds.
     """
     rows, n_tokens = tokens.shape

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlparse import PAD, lockstep
-from rlparse.lockstep import REDUCE, SHIFT
 from rlparse.compiled import kernels_for
+from rlparse.lockstep import REDUCE, SHIFT
 from rlparse.models.composition import Composition
 from rlparse.models.tracker import Tracker
 from rlparse_agents.rollout import Seen, longest_first
@@ -160,10 +160,9 @@ def play(
     rows, width, device = len(lengths), reading.prior.shape[1], like.device
     D, H = leaves[0].shape[1], len(reading.of_hidden)
     n_steps = sum((stop - start) * active for start, stop, active in stretches)
-    first = torch.arange(rows, device=device) * (
-        reading.n_tokens + 1
-    )  # each sentence's first row of `leaves`
-    # A row's front stays between two bounds. That of a finished row stays at the highest, which wins.
+    # Every sentence's first row of `leaves`. A row's front stays between two bounds, and once it has finished at the
+    # highest, which wins over the other.
+    first = torch.arange(rows, device=device) * (reading.n_tokens + 1)
     highest, last_step = first + lengths, 2 * lengths - 2
     # Entry of `prior` with f tokens shifted: (2 f - t) W + (n - f). It may not run away after a row's last step.
     per_token = 2 * width - 1

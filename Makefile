@@ -32,7 +32,7 @@ format: $(VENV)/.installed-dev  ## Let ruff mend what it can, then format
 types: $(VENV)/.installed-dev  ## mypy --strict over the four packages
 	@$(BIN)/mypy --strict
 
-bench: $(VENV)/.installed  ## Measure throughput on this machine
+bench: $(VENV)/.installed  ## Measure throughput on this machine, side by side with others: about 10 minutes
 	@$(BIN)/rlparse bench $(ARGS)
 
 clean:  ## Remove the environment, caches and build output; runs/ stays

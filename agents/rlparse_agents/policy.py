@@ -15,7 +15,7 @@ from rlparse.corpora.batching import Batch
 from rlparse.lockstep import REDUCE, Trace
 from rlparse.models.composition import build_composition
 from rlparse.models.nli_model import NLIModel
-from rlparse.models.stack_machine import StackMachine
+from rlparse.models.stack_machine import Encoding, StackMachine, distinct_words
 from rlparse.models.tracker import Tracker
 from rlparse_agents.distribution import TransitionDistribution
 from rlparse_agents.graphs import PlayGraphs
@@ -242,7 +242,8 @@ class TrackerPolicy(LearningPolicy):
         trace = rollout.trace
         embedding, machine = self._reading()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.reads == "own"):
-            encoding = machine(embedding(rollout.tokens), trace)
+            types, words = distinct_words(rollout.tokens, embedding.num_embeddings)
+            encoding: Encoding = machine(embedding(types), trace, words)
         nothing = len(encoding.table) - 1
         slots = encoding.layout.position.gather(1, trace.tops.clamp_min(0).flatten(1)).view_as(trace.tops)
         return Seen(encoding.table, torch.where(trace.tops >= 0, slots, nothing))

@@ -355,6 +355,13 @@ def test_sequence_encoders_give_the_last_hidden_vector_of_every_sentence(kind, e
         torch.testing.assert_close(vector, rnn(embedding(tokens[None, :n]))[0][0, -1])
 
 
+def test_autocast_is_the_same_up_to_rounding(embedding, batch):
+    lstm = encoder.sequence_encoder(embedding, torch.nn.LSTM(6, 6, batch_first=True))
+    short = encoder.autocast(lstm.encode)(batch)
+    assert not torch.is_autocast_enabled("cpu")
+    torch.testing.assert_close(short.float(), lstm.encode(batch), rtol=0.05, atol=0.05)
+
+
 def test_what_is_switched_is_restored(monkeypatch):
     before = torch.get_float32_matmul_precision()
     work = switches.under(lambda: switches.matmul_precision("medium"), lambda: 1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlparse import PAD
+from rlparse.compiled import kernels_for
 from rlparse.errors import IllegalTransitionError, MalformedTreeError
 
 SHIFT, REDUCE = 0, 1
@@ -195,10 +196,16 @@ def trace(transitions: Tensor, lengths: Tensor) -> Trace:
         )
     rows, n_steps = transitions.shape
     n_tokens = (n_steps + 1) // 2
-    _check_lengths(lengths, n_tokens)
-    transitions = transitions.long()
-    _check(transitions, lengths)
     device = lengths.device
+    transitions = transitions.long()
+    kernels = kernels_for(transitions)
+    if kernels is not None:
+        found = _empty_trace(lengths, n_tokens)
+        if kernels.replay(transitions.contiguous(), lengths.long().contiguous(), *found[1:]):
+            return found
+        # Something is wrong: what follows says what.
+    _check_lengths(lengths, n_tokens)
+    _check(transitions, lengths)
     numbers = torch.arange(n_steps, device=device)
     is_shift, is_reduce = transitions == SHIFT, transitions == REDUCE
     shifted, reduced = is_shift.cumsum(1), is_reduce.cumsum(1)  # [R, T] after each step
@@ -229,6 +236,19 @@ def trace(transitions: Tensor, lengths: Tensor) -> Trace:
         heights.masked_fill_(missing, 0),
         tops,
         torch.stack((may_shift, may_reduce), dim=2),
+    )
+
+
+def _empty_trace(lengths: Tensor, n_tokens: int) -> Trace:
+    """Give room for a trace, without values."""
+    rows, inner = lengths.shape[0], n_tokens - 1
+    return Trace(
+        lengths=lengths,
+        children=lengths.new_empty(rows, inner, 2, dtype=torch.int64),
+        steps=lengths.new_empty(rows, inner, dtype=torch.int64),
+        heights=lengths.new_empty(rows, inner, dtype=torch.int64),
+        tops=lengths.new_empty(rows, n_tokens + inner, 3, dtype=torch.int64),
+        legal=lengths.new_empty(rows, n_tokens + inner, 2, dtype=torch.bool),
     )
 
 

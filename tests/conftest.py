@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the public data sets in ../shared/data")
     return folder
+
+
+@pytest.fixture(scope="module", params=["torch", "compiled"])
+def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run a test with torch's operations, then with the compiled ones where there is a compiler."""
+    from rlparse import compiled
+
+    if request.param == "compiled" and isinstance(reason := compiled.load(), str):
+        pytest.skip(f"the kernels cannot be compiled here: {reason}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RLPARSE_KERNELS", request.param)
+        yield str(request.param)
 
 
 @pytest.fixture(scope="session", autouse=True)

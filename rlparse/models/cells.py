@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rlparse.models.compiled import kernels_for
+from rlparse.compiled import kernels_for
 from rlparse.models.products import Product
 
 if TYPE_CHECKING:
@@ -145,17 +145,27 @@ class _Affine(Product):
         return torch.cat((own, self.tracker.weight_gradient(grad, tracker)), dim=1)
 
 
-def _project_backward(weight: Tensor, embeddings: Tensor, grads: Planes) -> tuple[Tensor, Gradients]:
-    """Go backward through ``project``, whose outputs are one plane after the other."""
-    size = grads[0].shape[1]
-    grad_embeddings = torch.mm(grads[0], weight[:size])
-    grad_weight = torch.empty_like(weight)
-    torch.mm(grads[0].t(), embeddings, out=grad_weight[:size])
-    for p, grad in enumerate(grads[1:], start=1):
-        grad_embeddings.addmm_(grad, weight[p * size : (p + 1) * size])
-        torch.mm(grad.t(), embeddings, out=grad_weight[p * size : (p + 1) * size])
-    bias = torch.cat([grad.sum(0) for grad in grads])
-    return grad_embeddings, {"project.weight": grad_weight, "project.bias": bias}
+class _Projection:
+    """The linear map from embeddings to leaves, a product for each plane."""
+
+    def __init__(self, project: nn.Linear, n_planes: int) -> None:
+        blocks = zip(project.weight.chunk(n_planes), project.bias.chunk(n_planes), strict=True)
+        self.products = [Product(weight, bias) for weight, bias in blocks]
+
+    def write(self, embeddings: Tensor, out: Planes) -> None:
+        for product, plane in zip(self.products, out, strict=True):
+            product.forward(embeddings, plane)
+
+    def backward(self, embeddings: Tensor, grads: Planes) -> tuple[Tensor, Gradients]:
+        pairs = list(zip(self.products, grads, strict=True))
+        grad_embeddings = pairs[0][0].backward(pairs[0][1])
+        for product, grad in pairs[1:]:
+            grad_embeddings += product.backward(grad)
+        weight = torch.cat([product.weight_gradient(grad, embeddings) for product, grad in pairs])
+        return grad_embeddings, {
+            "project.weight": weight,
+            "project.bias": torch.cat([grad.sum(0) for grad in grads]),
+        }
 
 
 def _normalise(x: Tensor, out: Tensor, scale: Tensor) -> None:
@@ -178,7 +188,7 @@ class TreeRNNCell(Cell):
     def __init__(self, composition: TreeRNN, n_nodes: int, like: Tensor) -> None:
         super().__init__(composition, n_nodes, like)
         D = self.size
-        self.project = composition.project
+        self.projection = _Projection(composition.project, 1)
         self.affine = _Affine(composition.combine.weight, composition.combine.bias, 2 * D)
         self.norm = composition.norm
         self.grad_pre = like.new_empty(n_nodes, D)
@@ -189,13 +199,13 @@ class TreeRNNCell(Cell):
 
     def leaf(self, embeddings: Tensor, out: Planes) -> None:
         """Write the states of single tokens; see `Cell.leaf`."""
-        torch.addmm(self.project.bias, embeddings, self.project.weight.t(), out=out[0])
+        self.projection.write(embeddings, out)
         out[0].tanh_()
 
     def leaf_backward(self, embeddings: Tensor, states: Planes, grads: Planes) -> tuple[Tensor, Gradients]:
         """Go backward through `leaf`; see `Cell.leaf_backward`."""
         pre = aten.tanh_backward(grads[0], states[0])
-        return _project_backward(self.project.weight, embeddings, (pre,))
+        return self.projection.backward(embeddings, (pre,))
 
     def compose(self, children: Planes, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
         """Write the states of a group; see `Cell.compose`."""
@@ -247,7 +257,7 @@ class TreeLSTMCell(Cell):
     def __init__(self, composition: BinaryTreeLSTM, n_nodes: int, like: Tensor) -> None:
         super().__init__(composition, n_nodes, like)
         D = self.size
-        self.project = composition.project
+        self.projection = _Projection(composition.project, 2)
         weight, bias = composition.combine.weight.clone(), composition.combine.bias.clone()
         weight[4 * D :].mul_(2.0)
         bias[4 * D :].mul_(2.0)
@@ -262,14 +272,11 @@ class TreeLSTMCell(Cell):
 
     def leaf(self, embeddings: Tensor, out: Planes) -> None:
         """Write the states of single tokens; see `Cell.leaf`."""
-        D = self.size
-        for p, plane in enumerate(out):
-            rows = slice(p * D, (p + 1) * D)
-            torch.addmm(self.project.bias[rows], embeddings, self.project.weight[rows].t(), out=plane)
+        self.projection.write(embeddings, out)
 
     def leaf_backward(self, embeddings: Tensor, states: Planes, grads: Planes) -> tuple[Tensor, Gradients]:
         """Go backward through `leaf`; see `Cell.leaf_backward`."""
-        return _project_backward(self.project.weight, embeddings, grads)
+        return self.projection.backward(embeddings, grads)
 
     def compose(self, children: Planes, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
         """Write the states of a group; see `Cell.compose`."""
@@ -345,6 +352,7 @@ class NormalisedTreeLSTMCell(Cell):
         super().__init__(composition, n_nodes, like)
         D = self.size
         self.composition = composition
+        self.projection = _Projection(composition.project, 2)
         self.affine = _Affine(composition.combine.weight, None, 2 * D)
         self.gates = like.new_empty(n_nodes, 5, D)  # then the gradient of what follows the affine map
         self.outer = like.new_empty(n_nodes, 5, D)  # gradient of the gates before they are squashed
@@ -360,14 +368,11 @@ class NormalisedTreeLSTMCell(Cell):
 
     def leaf(self, embeddings: Tensor, out: Planes) -> None:
         """Write the states of single tokens; see `Cell.leaf`."""
-        for plane, states in zip(
-            out, self.composition.project(embeddings).split(self.size, dim=1), strict=True
-        ):
-            plane.copy_(states)
+        self.projection.write(embeddings, out)
 
     def leaf_backward(self, embeddings: Tensor, states: Planes, grads: Planes) -> tuple[Tensor, Gradients]:
         """Go backward through `leaf`; see `Cell.leaf_backward`."""
-        return _project_backward(self.composition.project.weight, embeddings, grads)
+        return self.projection.backward(embeddings, grads)
 
     def compose(self, children: Planes, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
         """Write the states of a group; see `Cell.compose`."""
@@ -442,6 +447,7 @@ class GatedCell(Cell):
         D = self.size
         self.composition = composition
         self.normalised = composition.layer_norm
+        self.projection = _Projection(composition.project, 1)
         self.widen = _Affine(composition.widen.weight, composition.widen.bias, 2 * D)
         self.combine = _Affine(composition.combine.weight, composition.combine.bias, 4 * D)
         self.grad_wide = like.new_empty(n_nodes, 4 * D)
@@ -456,9 +462,7 @@ class GatedCell(Cell):
 
     def leaf(self, embeddings: Tensor, out: Planes) -> None:
         """Write the states of single tokens; see `Cell.leaf`."""
-        torch.addmm(
-            self.composition.project.bias, embeddings, self.composition.project.weight.t(), out=out[0]
-        )
+        self.projection.write(embeddings, out)
         if self.normalised:
             self.leaf_scale = embeddings.new_empty(len(embeddings), 1)
             _normalise(out[0], out[0], self.leaf_scale)
@@ -468,7 +472,7 @@ class GatedCell(Cell):
         if self.normalised:
             assert self.leaf_scale is not None
             grads = (_normalise_backward(grads[0], states[0], self.leaf_scale),)
-        return _project_backward(self.composition.project.weight, embeddings, grads)
+        return self.projection.backward(embeddings, grads)
 
     def compose(self, children: Planes, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
         """Write the states of a group; see `Cell.compose`."""

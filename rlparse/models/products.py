@@ -9,6 +9,11 @@ from torch import Tensor
 class Product:
     """x W^T (+ b), forward and backward, with results written where they belong.
 
+    ``torch.set_float32_matmul_precision("medium")`` allows bfloat16 inside of float32 products. On a CPU torch makes
+    use of that only where there are matrix tiles (AMX), and on a GPU not at all. Here both factors are rounded to
+    bfloat16 wherever the machine multiplies such numbers, which is about twice as fast on CPUs with AVX512-BF16.
+    Sums are float32 inside the product; results are rounded to bfloat16 once.
+
     Args:
         weight: [outputs, inputs] float.
         bias: [outputs] float, or None.
@@ -16,24 +21,55 @@ class Product:
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight = weight
-        self.transposed = weight.t()
         self.bias = bias
+        self.short = weight.bfloat16() if _rounds(weight) else None
+        self.transposed = weight.t() if self.short is None else self.short.t()
 
     def forward(self, x: Tensor, out: Tensor) -> None:
         """Write x W^T + b: [m, inputs] to [m, outputs]."""
-        if self.bias is None:
+        if self.short is None and self.bias is None:
             torch.mm(x, self.transposed, out=out)
-        else:
+        elif self.short is None:
+            assert self.bias is not None
             torch.addmm(self.bias, x, self.transposed, out=out)
+        else:
+            found = torch.mm(x.bfloat16(), self.transposed)
+            if self.bias is None:
+                out.copy_(found)
+            else:
+                torch.add(found, self.bias, out=out)
 
     def add(self, x: Tensor, out: Tensor) -> None:
         """Add x W^T to what is there."""
-        out.addmm_(x, self.transposed)
+        if self.short is None:
+            out.addmm_(x, self.transposed)
+        else:
+            out.add_(torch.mm(x.bfloat16(), self.transposed))
 
     def backward(self, grad: Tensor, out: Tensor | None = None) -> Tensor:
         """Give the gradient of x, [m, inputs], from that of the outputs, [m, outputs]."""
-        return torch.mm(grad, self.weight, out=out)
+        if self.short is None:
+            return torch.mm(grad, self.weight, out=out)
+        found = torch.mm(grad.bfloat16(), self.short)
+        return found.to(grad.dtype) if out is None else out.copy_(found)
 
     def weight_gradient(self, grad: Tensor, x: Tensor) -> Tensor:
         """Give the gradient of the weight: [outputs, inputs]."""
-        return torch.mm(grad.t(), x)
+        if self.short is None:
+            return torch.mm(grad.t(), x)
+        return torch.mm(grad.bfloat16().t(), x.bfloat16()).to(grad.dtype)
+
+
+def _rounds(weight: Tensor) -> bool:
+    """Tell whether products with this weight are to be of bfloat16 numbers."""
+    if weight.dtype != torch.float32 or torch.get_float32_matmul_precision() != "medium":
+        return False
+    if weight.device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return weight.device.type == "cpu" and _cpu_has_bfloat16()
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Tell whether this CPU multiplies bfloat16 numbers itself: otherwise rounding only costs."""
+    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch names no public ones
+    return any(bool(test()) for name in tests if (test := getattr(torch.cpu, name, None)) is not None)

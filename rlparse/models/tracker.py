@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlparse.models.compiled import kernels_for
+from rlparse.compiled import kernels_for
 from rlparse.models.products import Product
 
 
@@ -104,7 +104,9 @@ class TrackerCell:
         )
         blocks = self.gates.view(total, 4, H)
         views = (self.gates, *blocks.unbind(1), self.squashed, self.cells, self.hidden)
-        self.views = list(zip(*(view.split(self.active) for view in views), strict=True))
+        self.views: list[tuple[Tensor, ...]] = list(
+            zip(*(view.split(self.active) for view in views), strict=True)
+        )
         self.stack_views = self.stacks.split(self.active)
         self.ahead = like.new_empty(0)
 
@@ -140,7 +142,8 @@ class TrackerCell:
         cell.sub_(i).addcmul_(i, g, value=2.0)
         torch.mul(cell, 2.0, out=squashed)
         torch.add(self.minus_one, squashed.sigmoid_(), alpha=2.0, out=squashed)
-        return torch.mul(o, squashed, out=hidden)
+        torch.mul(o, squashed, out=hidden)
+        return hidden
 
     def step_backward(self, t: int, grad_hidden: Tensor, grad_cell: Tensor) -> Tensor:
         """Go backward through step t.

@@ -25,6 +25,8 @@ from slow_reference import (
     random_derivation,
 )
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 
 def batch_of(lengths: list[int], seed: int, extra: int = 0) -> tuple[list[list[int]], Tensor, Tensor, int]:
     """Random derivations as lists and as a padded tensor, their lengths, and N."""

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from rlparse import lockstep
 from rlparse.errors import IllegalTransitionError
-from rlparse.models import compiled
 from rlparse.models.composition import COMPOSITIONS, Composition, build_composition
 from rlparse.models.stack_machine import SCHEDULES, Chooser, Encoding, StackMachine, distinct_words, lay_out
 from rlparse.models.tracker import Tracker
@@ -302,15 +301,6 @@ def test_distinct_words_are_the_types_of_a_batch():
 
 
 # ---------------------------------------------------------------------------------------- both kinds of kernels
-
-
-@pytest.fixture(params=["torch", "compiled"])
-def kernels(request, monkeypatch):
-    """Compute gates with torch's operations, then with the compiled ones."""
-    if request.param == "compiled" and isinstance(reason := compiled.load(), str):
-        pytest.skip(f"the kernels cannot be compiled here: {reason}")
-    monkeypatch.setenv("RLPARSE_KERNELS", request.param)
-    return request.param
 
 
 MIXED = {

@@ -1,9 +1,9 @@
-"""Build and load `kernels.c` where there is a C compiler: the gates of both LSTMs in one pass over memory each.
+"""Build and load `kernels.c` where there is a C compiler: gates in one pass over memory, and the replay of trees.
 
-Optional. The torch formulas in `rlparse.models.cells` and `rlparse.models.tracker` say the same and serve everywhere
-else. The library is built once, on first use, into a cache folder of the user, under a name that depends on source,
-compiler and processor. The environment variable ``RLPARSE_KERNELS`` chooses: ``auto`` (the default) takes what there
-is, ``torch`` never compiles, ``compiled`` raises where that fails.
+Optional. What `rlparse.lockstep`, `rlparse.models.cells` and `rlparse.models.tracker` do with torch says the same and
+serves everywhere else. The library is built once, on first use, into a cache folder of the user, under a name that
+depends on source, compiler and processor. The environment variable ``RLPARSE_KERNELS`` chooses: ``auto`` (the default)
+takes what there is, ``torch`` never compiles, ``compiled`` raises where that fails.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _POINTERS = {"tree_lstm_forward": 5, "tree_lstm_backward": 6, "lstm_forward": 5,
 
 
 class Kernels:
-    """The compiled functions, on contiguous float32 tensors of the CPU; `kernels.c` says what they compute."""
+    """The compiled functions, on contiguous tensors of the CPU; `kernels.c` says what they compute."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,7 +57,25 @@ class Kernels:
             function = getattr(library, name)
             function.argtypes = [ctypes.c_int64] * 2 + [ctypes.c_void_p] * pointers
             function.restype = None
+        library.replay.argtypes = [ctypes.c_int64] * 2 + [ctypes.c_void_p] * 7
+        library.replay.restype = ctypes.c_int64
         self._library = library
+
+    def replay(
+        self,
+        transitions: Tensor,
+        lengths: Tensor,
+        children: Tensor,
+        steps: Tensor,
+        heights: Tensor,
+        tops: Tensor,
+        legal: Tensor,
+    ) -> bool:
+        """Write what `lockstep.trace` gives; False, with nothing to be read, where a derivation is wrong."""
+        rows, n_inner = steps.shape
+        tables = (transitions, lengths, children, steps, heights, tops, legal)
+        wrong: int = self._library.replay(rows, n_inner + 1, *(table.data_ptr() for table in tables))
+        return not wrong
 
     def tree_lstm_forward(self, gates: Tensor, cells: Tensor, h: Tensor, c: Tensor, squashed: Tensor) -> None:
         """Squash gates [m, 5 D] and write h, c and tanh(c), [m, D] each; cells [m, 2 D] are the children's."""
@@ -106,13 +124,13 @@ class Kernels:
 
 
 def kernels_for(like: Tensor) -> Kernels | None:
-    """Give the compiled functions if they serve tensors like this one and are there, else None.
+    """Give the compiled functions if they are there and serve tensors like this one: float32 or int64, on the CPU.
 
     Raises:
         RuntimeError: ``RLPARSE_KERNELS=compiled`` asks for them, and they cannot be built.
         ValueError: ``RLPARSE_KERNELS`` is none of its choices.
     """
-    if like.dtype != torch.float32 or like.device.type != "cpu":
+    if like.dtype not in (torch.float32, torch.int64) or like.device.type != "cpu":
         return None
     choice = os.environ.get("RLPARSE_KERNELS", "auto")
     if choice not in CHOICES:

@@ -1,12 +1,14 @@
-/* The gates of a TreeLSTM and of an LSTM, forward and backward, in one pass over memory each.
+/* The gates of a TreeLSTM and of an LSTM, forward and backward, in one pass over memory each; and the replay of
+ * derivations.
  *
- * Optional: rlparse/models/compiled.py builds this file where there is a C compiler, and the same formulas in torch
- * serve where there is none. Tables are float32, row after row. Blocks of gates hold what one sigmoid squashed; that of
- * the candidate was doubled before, so that it stands for tanh(x) = 2 sigmoid(2 x) - 1.
+ * Optional: rlparse/compiled.py builds this file where there is a C compiler, and the same in torch serves where there
+ * is none. Tables lie row after row; vectors are float32, numbers int64. Blocks of gates hold what one sigmoid squashed;
+ * that of the candidate was doubled before, so that it stands for tanh(x) = 2 sigmoid(2 x) - 1.
  */
 
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #ifdef _WIN32
 #define EXPORT __declspec(dllexport)
@@ -128,4 +130,64 @@ EXPORT void lstm_backward(int64_t m, int64_t H, float *gates, const float *befor
             g[3 * H + d] = to_h[d] * s * o * (1.0f - o);
         }
     }
+}
+
+/* Replay derivations of at most N tokens on the parser: what rlparse.lockstep.trace gives.
+ *
+ * transitions [R, T], T = 2 N - 1, and lengths [R] come in; children [R, N - 1, 2], steps and heights [R, N - 1],
+ * tops [R, T, 3] and legal [R, T, 2] bytes are written. Gives 0, or 1 as soon as anything is not as it should be.
+ */
+EXPORT int64_t replay(int64_t R, int64_t N, const int64_t *transitions, const int64_t *lengths, int64_t *children,
+                      int64_t *steps, int64_t *heights, int64_t *tops, uint8_t *legal)
+{
+    const int64_t T = 2 * N - 1;
+    int64_t *stack = malloc(sizeof(int64_t) * (size_t)(3 * N));
+    if (stack == NULL) return 1;
+    int64_t *height = stack + N; /* of every node of a row */
+    for (int64_t r = 0; r < R; r++) {
+        const int64_t n = lengths[r];
+        int64_t size = 0, front = 0, made = 0;
+        if (n < 1 || n > N) goto wrong;
+        for (int64_t t = 0; t < T; t++) {
+            const int may_shift = front < n, may_reduce = size >= 2;
+            int64_t *seen = tops + (r * T + t) * 3;
+            seen[0] = may_shift ? front : -1;
+            seen[1] = size >= 1 ? stack[size - 1] : -1;
+            seen[2] = may_reduce ? stack[size - 2] : -1;
+            legal[(r * T + t) * 2] = (uint8_t)may_shift;
+            legal[(r * T + t) * 2 + 1] = (uint8_t)may_reduce;
+            switch (transitions[r * T + t]) {
+            case 0:
+                if (!may_shift) goto wrong;
+                height[front] = 0;
+                stack[size++] = front++;
+                break;
+            case 1: {
+                if (!may_reduce) goto wrong;
+                const int64_t left = stack[size - 2], right = stack[size - 1], at = r * (N - 1) + made;
+                children[2 * at] = left;
+                children[2 * at + 1] = right;
+                steps[at] = t;
+                heights[at] = height[N + made] = 1 + (height[left] > height[right] ? height[left] : height[right]);
+                stack[--size - 1] = N + made++;
+                break;
+            }
+            case 2:
+                if (may_shift || may_reduce) goto wrong;
+                break;
+            default:
+                goto wrong;
+            }
+        }
+        if (made != n - 1 || front != n) goto wrong;
+        for (int64_t at = r * (N - 1) + made; at < (r + 1) * (N - 1); at++) {
+            children[2 * at] = children[2 * at + 1] = steps[at] = -1;
+            heights[at] = 0;
+        }
+    }
+    free(stack);
+    return 0;
+wrong:
+    free(stack);
+    return 1;
 }

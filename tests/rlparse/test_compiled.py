@@ -1,0 +1,143 @@
+"""The optional kernels are built once, say why where they cannot be, and leave torch's own operations as they were."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlparse import compiled
+from rlparse.compiled import Kernels, kernels_for
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    """An empty cache folder, and nothing loaded."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("RLPARSE_KERNELS", raising=False)
+    compiled.load.cache_clear()
+    yield tmp_path
+    compiled.load.cache_clear()
+
+
+def needs_a_compiler() -> None:
+    if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
+        pytest.skip("there is no C compiler here")
+
+
+def fake_compiler(folder: Path, script: str) -> str:
+    path = folder / "compiler"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def test_the_library_is_built_once(fresh, monkeypatch):
+    needs_a_compiler()
+    first = compiled.load()
+    assert isinstance(first, Kernels)
+    assert [first.path] == list((fresh / "cache" / "rlparse").iterdir())
+    compiled.load.cache_clear()
+    monkeypatch.setattr(compiled, "_build", lambda *_: pytest.fail("built a second time"))
+    second = compiled.load()
+    assert isinstance(second, Kernels)
+    assert second.path == first.path
+
+
+def test_another_source_gets_another_library(fresh, monkeypatch):
+    needs_a_compiler()
+    first = compiled.load()
+    changed = fresh / "kernels.c"
+    changed.write_text(compiled.SOURCE.read_text() + "\n/* changed */\n")
+    monkeypatch.setattr(compiled, "SOURCE", changed)
+    compiled.load.cache_clear()
+    second = compiled.load()
+    assert isinstance(first, Kernels)
+    assert isinstance(second, Kernels)
+    assert first.path != second.path
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("exit 3", "CalledProcessError: .*returned non-zero exit status 3"),
+        ("[ $1 = --version ] && exit 0; echo 'no room left' >&2; exit 1", "CalledProcessError: no room left"),
+        ("exit 0", "OSError|FileNotFoundError"),
+    ],
+)
+def test_a_compiler_that_fails_is_given_up(fresh, monkeypatch, script, reason):
+    monkeypatch.setenv("CC", fake_compiler(fresh, script))
+    like = torch.zeros(1)
+    assert kernels_for(like) is None
+    monkeypatch.setenv("RLPARSE_KERNELS", "compiled")
+    with pytest.raises(
+        RuntimeError, match=rf"RLPARSE_KERNELS=compiled, but the kernels cannot be built: ({reason})"
+    ):
+        kernels_for(like)
+    left = [path for path in (fresh / "cache").rglob("*") if path.is_file()]
+    assert left == []
+
+
+def test_no_compiler_is_no_error(fresh, monkeypatch):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert kernels_for(torch.zeros(1)) is None
+    monkeypatch.setenv("RLPARSE_KERNELS", "compiled")
+    with pytest.raises(
+        RuntimeError, match=r"there is no C compiler \(cc, gcc or clang\); install one or name it"
+    ):
+        kernels_for(torch.zeros(1))
+
+
+def test_they_serve_single_precision_and_numbers_on_the_cpu_only(monkeypatch):
+    monkeypatch.setattr(compiled, "load", lambda: pytest.fail("asked for"))
+    assert kernels_for(torch.zeros(1, dtype=torch.float64)) is None
+    assert kernels_for(torch.zeros(1, device="meta")) is None
+    monkeypatch.setenv("RLPARSE_KERNELS", "torch")
+    assert kernels_for(torch.zeros(1)) is None
+
+
+def test_an_unknown_choice_is_an_error(monkeypatch):
+    monkeypatch.setenv("RLPARSE_KERNELS", "fast")
+    with pytest.raises(ValueError, match="RLPARSE_KERNELS must be one of auto, torch, compiled, got 'fast'"):
+        kernels_for(torch.zeros(1))
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_gates_are_what_they_should_be(scale):
+    """Against the formulas in double precision, up to inputs where sigmoids are 0 or 1."""
+    needs_a_compiler()
+    kernels = compiled.load()
+    assert isinstance(kernels, Kernels)
+    m, D = 37, 19
+    torch.manual_seed(0)
+    pre, cells = scale * torch.randn(m, 5 * D), torch.randn(m, 2 * D)
+    gates, h, c, squashed = pre.clone(), *(torch.full((m, D), -9.0) for _ in range(3))
+    kernels.tree_lstm_forward(gates, cells, h, c, squashed)
+    exact = (pre.double() / torch.tensor([1.0, 1, 1, 1, 2]).repeat_interleave(D)).requires_grad_()
+    below = cells.double().requires_grad_()
+    i, left, right, o = (1 / (1 + torch.exp(-x)) for x in exact[:, : 4 * D].chunk(4, dim=1))
+    wanted_c = i * torch.tanh(exact[:, 4 * D :]) + left * below[:, :D] + right * below[:, D:]
+    wanted_h = o * torch.tanh(wanted_c)
+    torch.testing.assert_close(c.double(), wanted_c.detach(), rtol=0, atol=2e-6)
+    torch.testing.assert_close(h.double(), wanted_h.detach(), rtol=0, atol=2e-6)
+    grad_h, grad_c, grad_cells = torch.randn(m, D), torch.randn(m, D), torch.empty(m, 2 * D)
+    loss = (wanted_h * grad_h.double()).sum() + (wanted_c * grad_c.double()).sum()
+    wanted_gates, wanted_cells = torch.autograd.grad(loss, (exact, below))
+    kernels.tree_lstm_backward(gates, cells, squashed, grad_h, grad_c, grad_cells)
+    gates[:, 4 * D :] *= 2  # of the candidate, which was doubled
+    torch.testing.assert_close(gates.double(), wanted_gates, rtol=0, atol=1e-5)
+    torch.testing.assert_close(grad_cells.double(), wanted_cells, rtol=0, atol=1e-5)
+
+
+def test_loading_leaves_small_numbers_alone():
+    """Some compilers' fast arithmetic makes the whole process flush denormal numbers to zero."""
+    needs_a_compiler()
+    assert isinstance(compiled.load(), Kernels)
+    tiny = torch.tensor([1e-40])
+    assert float(tiny * 1.0) > 0
+    assert os.environ.get("RLPARSE_KERNELS", "auto") in compiled.CHOICES

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlparse import lockstep
-from rlparse import compiled
+from rlparse import compiled, lockstep
 from rlparse.models.composition import BinaryTreeLSTM
 from rlparse.transitions import ParserState
 from rlparse_experiments.bench import encoder, epoch, kernels, memory, rollout, switches, targets

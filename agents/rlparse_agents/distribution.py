@@ -1,4 +1,7 @@
-"""The one object from which transitions are sampled and judged, so that sample, log-prob and entropy agree."""
+"""The one object from which transitions are sampled and judged, so that sample, log-prob and entropy agree.
+
+`rlparse_agents.sampling` takes the same decisions in fewer operations; its tests hold it to this.
+"""
 
 from __future__ import annotations
 

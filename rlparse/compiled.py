@@ -3,7 +3,8 @@
 Optional. What `rlparse.lockstep`, `rlparse.models.cells` and `rlparse.models.tracker` do with torch says the same and
 serves everywhere else. The library is built once, on first use, into a cache folder of the user, under a name that
 depends on source, compiler and processor. The environment variable ``RLPARSE_KERNELS`` chooses: ``auto`` (the default)
-takes what there is, ``torch`` never compiles, ``compiled`` raises where that fails.
+takes what there is, ``torch`` never compiles, ``compiled`` raises where that fails. On GPUs `triton_kernels` has the
+same gates.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -45,6 +48,32 @@ TIMEOUT = 120
 
 _POINTERS = {"tree_lstm_forward": 5, "tree_lstm_backward": 6, "lstm_forward": 5, "lstm_backward": 5}
 """Tables that each function takes, after its two sizes."""
+
+
+class GateKernels(Protocol):
+    """The gates of both LSTMs, each way in one pass over memory; tables are contiguous and of one dtype."""
+
+    def tree_lstm_forward(self, gates: Tensor, cells: Tensor, h: Tensor, c: Tensor, squashed: Tensor) -> None:
+        """Squash gates [m, 5 D] and write h, c and tanh(c), [m, D] each; cells [m, 2 D] are the children's."""
+
+    def tree_lstm_backward(
+        self,
+        gates: Tensor,
+        cells: Tensor,
+        squashed: Tensor,
+        grad_h: Tensor,
+        grad_c: Tensor,
+        grad_cells: Tensor,
+    ) -> None:
+        """Turn gates into the gradients of what they were squashed from and write those of the children's cells."""
+
+    def lstm_forward(self, gates: Tensor, before: Tensor, h: Tensor, c: Tensor, squashed: Tensor) -> None:
+        """Squash gates [m, 4 H] and write h, c and tanh(c), [m, H] each; ``before`` are the cells a step earlier."""
+
+    def lstm_backward(
+        self, gates: Tensor, before: Tensor, squashed: Tensor, grad_h: Tensor, grad_c: Tensor
+    ) -> None:
+        """Turn gates into the gradients of what they were squashed from, and grad_c into that a step earlier."""
 
 
 class Kernels:
@@ -78,7 +107,7 @@ class Kernels:
         return not wrong
 
     def tree_lstm_forward(self, gates: Tensor, cells: Tensor, h: Tensor, c: Tensor, squashed: Tensor) -> None:
-        """Squash gates [m, 5 D] and write h, c and tanh(c), [m, D] each; cells [m, 2 D] are the children's."""
+        """See `GateKernels.tree_lstm_forward`."""
         self._library.tree_lstm_forward(
             *h.shape, gates.data_ptr(), cells.data_ptr(), h.data_ptr(), c.data_ptr(), squashed.data_ptr()
         )
@@ -92,7 +121,7 @@ class Kernels:
         grad_c: Tensor,
         grad_cells: Tensor,
     ) -> None:
-        """Turn gates into the gradients of what they were squashed from and write those of the children's cells."""
+        """See `GateKernels.tree_lstm_backward`."""
         self._library.tree_lstm_backward(
             *grad_h.shape,
             gates.data_ptr(),
@@ -104,7 +133,7 @@ class Kernels:
         )
 
     def lstm_forward(self, gates: Tensor, before: Tensor, h: Tensor, c: Tensor, squashed: Tensor) -> None:
-        """Squash gates [m, 4 H] and write h, c and tanh(c), [m, H] each; ``before`` are the cells a step earlier."""
+        """See `GateKernels.lstm_forward`."""
         self._library.lstm_forward(
             *h.shape, gates.data_ptr(), before.data_ptr(), h.data_ptr(), c.data_ptr(), squashed.data_ptr()
         )
@@ -112,7 +141,7 @@ class Kernels:
     def lstm_backward(
         self, gates: Tensor, before: Tensor, squashed: Tensor, grad_h: Tensor, grad_c: Tensor
     ) -> None:
-        """Turn gates into the gradients of what they were squashed from, and grad_c into that a step earlier."""
+        """See `GateKernels.lstm_backward`."""
         self._library.lstm_backward(
             *grad_h.shape,
             gates.data_ptr(),
@@ -123,24 +152,57 @@ class Kernels:
         )
 
 
-def kernels_for(like: Tensor) -> Kernels | None:
-    """Give the compiled functions if they are there and serve tensors like this one: float32 or int64, on the CPU.
+def gate_kernels(like: Tensor) -> GateKernels | None:
+    """Give fused gates for tensors like this one, where there are any: compiled ones on CPUs, Triton's on GPUs.
 
     Raises:
         RuntimeError: ``RLPARSE_KERNELS=compiled`` asks for them, and they cannot be built.
         ValueError: ``RLPARSE_KERNELS`` is none of its choices.
     """
-    if like.dtype not in (torch.float32, torch.int64) or like.device.type != "cpu":
+    if like.dtype != torch.float32 or like.device.type not in ("cpu", "cuda"):
         return None
+    choice = _choice()
+    if choice == "torch":
+        return None
+    found = _compiled(choice) if like.device.type == "cpu" else load_triton()
+    if choice == "compiled" and found is None:
+        raise RuntimeError("RLPARSE_KERNELS=compiled, but Triton is not installed")
+    return found
+
+
+def replay_kernels(like: Tensor) -> Kernels | None:
+    """Give what replays derivations like this tensor, int64 on the CPU, where it is there.
+
+    Raises:
+        RuntimeError: ``RLPARSE_KERNELS=compiled`` asks for it, and it cannot be built.
+        ValueError: ``RLPARSE_KERNELS`` is none of its choices.
+    """
+    choice = _choice()
+    return None if choice == "torch" or like.device.type != "cpu" else _compiled(choice)
+
+
+def _choice() -> str:
     choice = os.environ.get("RLPARSE_KERNELS", "auto")
     if choice not in CHOICES:
         raise ValueError(f"RLPARSE_KERNELS must be one of {', '.join(CHOICES)}, got {choice!r}")
-    if choice == "torch":
-        return None
+    return choice
+
+
+def _compiled(choice: str) -> Kernels | None:
     found = load()
     if choice == "compiled" and isinstance(found, str):
         raise RuntimeError(f"RLPARSE_KERNELS=compiled, but the kernels cannot be built: {found}")
     return None if isinstance(found, str) else found
+
+
+@functools.cache
+def load_triton() -> GateKernels | None:
+    """Give the kernels for GPUs, or None where there is no Triton."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from rlparse.triton_kernels import TritonKernels
+
+    return TritonKernels()
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlparse import PAD
-from rlparse.compiled import kernels_for
+from rlparse.compiled import replay_kernels
 from rlparse.errors import IllegalTransitionError, MalformedTreeError
 
 SHIFT, REDUCE = 0, 1
@@ -198,7 +198,7 @@ def trace(transitions: Tensor, lengths: Tensor) -> Trace:
     n_tokens = (n_steps + 1) // 2
     device = lengths.device
     transitions = transitions.long()
-    kernels = kernels_for(transitions)
+    kernels = replay_kernels(transitions)
     if kernels is not None:
         found = _empty_trace(lengths, n_tokens)
         if kernels.replay(transitions.contiguous(), lengths.long().contiguous(), *found[1:]):

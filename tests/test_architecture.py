@@ -29,10 +29,11 @@ THIRD_PARTY = {
 """What the lower three may import beside the standard library; the fourth may import every dependency."""
 
 ALSO_ALLOWED = {
+    "rlparse/triton_kernels.py": {"triton"},
     "envs/rlparse_envs/sb3.py": {"stable_baselines3"},
     "agents/rlparse_agents/sb3.py": {"sb3_contrib"},
 }
-"""Adapters, the only files that know the other side of the adapter."""
+"""Adapters and kernels, the only files that know the other side."""
 
 WITHOUT_TORCH = (
     "rlparse",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlparse import PAD, lockstep
-from rlparse.compiled import kernels_for
+from rlparse.compiled import gate_kernels
 from rlparse.lockstep import REDUCE, SHIFT
 from rlparse.models.composition import Composition
 from rlparse.models.tracker import Tracker
@@ -178,7 +178,7 @@ def play(
         plane[:rows].zero_()
     shift_odds = like.new_empty(n_steps)
     h, c, spare, squashed = (like.new_zeros(rows, H) for _ in range(4))
-    shifts, minus_one, kernels = torch.empty_like(first), like.new_full((), -1.0), kernels_for(like)
+    shifts, minus_one, kernels = torch.empty_like(first), like.new_full((), -1.0), gate_kernels(like)
     gates, read_stack = like.new_empty(rows, 4 * H), like.new_empty(rows, 2 * D)
     composed = tuple(like.new_empty(rows, D) for _ in leaves)
     cell = reading.composition.cell(rows, like)

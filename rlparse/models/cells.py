@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from rlparse.compiled import kernels_for
+from rlparse.compiled import gate_kernels
 from rlparse.models.products import Product
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ class TreeLSTMCell(Cell):
         squashed = like.new_empty(n_nodes, D)  # tanh(c)
         # The blocks one by one too, so that a group's views of them are cut once and not in every step.
         self.kept = (self.gates, *blocks.unbind(1), blocks[:, 1:3], squashed)
-        self.kernels = kernels_for(like)
+        self.kernels = gate_kernels(like)
 
     def leaf(self, embeddings: Tensor, out: Planes) -> None:
         """Write the states of single tokens; see `Cell.leaf`."""

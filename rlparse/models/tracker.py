@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlparse.compiled import kernels_for
+from rlparse.compiled import gate_kernels
 from rlparse.models.products import Product
 
 
@@ -90,7 +90,7 @@ class TrackerCell:
             tensor[2 * H : 3 * H].mul_(2.0)
         self.from_front = Product(w_ih[:, :D], b_ih + b_hh)
         self.from_stack, self.from_hidden = Product(w_ih[:, D:], None), Product(w_hh, None)
-        self.kernels = kernels_for(like)
+        self.kernels = gate_kernels(like)
         self.minus_one = like.new_full((), -1.0)
         self.stacks = like.new_empty(total, 2 * D)
         self.gates = like.new_empty(total, 4 * H)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rlparse import compiled
-from rlparse.compiled import Kernels, kernels_for
+from rlparse.compiled import Kernels, gate_kernels, replay_kernels
 
 
 @pytest.fixture
@@ -72,12 +72,12 @@ def test_another_source_gets_another_library(fresh, monkeypatch):
 def test_a_compiler_that_fails_is_given_up(fresh, monkeypatch, script, reason):
     monkeypatch.setenv("CC", fake_compiler(fresh, script))
     like = torch.zeros(1)
-    assert kernels_for(like) is None
+    assert gate_kernels(like) is None
     monkeypatch.setenv("RLPARSE_KERNELS", "compiled")
     with pytest.raises(
         RuntimeError, match=rf"RLPARSE_KERNELS=compiled, but the kernels cannot be built: ({reason})"
     ):
-        kernels_for(like)
+        gate_kernels(like)
     left = [path for path in (fresh / "cache").rglob("*") if path.is_file()]
     assert left == []
 
@@ -85,26 +85,30 @@ def test_a_compiler_that_fails_is_given_up(fresh, monkeypatch, script, reason):
 def test_no_compiler_is_no_error(fresh, monkeypatch):
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert kernels_for(torch.zeros(1)) is None
+    assert gate_kernels(torch.zeros(1)) is None
     monkeypatch.setenv("RLPARSE_KERNELS", "compiled")
     with pytest.raises(
         RuntimeError, match=r"there is no C compiler \(cc, gcc or clang\); install one or name it"
     ):
-        kernels_for(torch.zeros(1))
+        gate_kernels(torch.zeros(1))
 
 
 def test_they_serve_single_precision_and_numbers_on_the_cpu_only(monkeypatch):
     monkeypatch.setattr(compiled, "load", lambda: pytest.fail("asked for"))
-    assert kernels_for(torch.zeros(1, dtype=torch.float64)) is None
-    assert kernels_for(torch.zeros(1, device="meta")) is None
+    assert gate_kernels(torch.zeros(1, dtype=torch.float64)) is None
+    assert gate_kernels(torch.zeros(1, device="meta")) is None
+    assert replay_kernels(torch.zeros(1, dtype=torch.int64, device="meta")) is None
     monkeypatch.setenv("RLPARSE_KERNELS", "torch")
-    assert kernels_for(torch.zeros(1)) is None
+    assert gate_kernels(torch.zeros(1)) is None
 
 
 def test_an_unknown_choice_is_an_error(monkeypatch):
     monkeypatch.setenv("RLPARSE_KERNELS", "fast")
-    with pytest.raises(ValueError, match="RLPARSE_KERNELS must be one of auto, torch, compiled, got 'fast'"):
-        kernels_for(torch.zeros(1))
+    for ask in (gate_kernels, replay_kernels):
+        with pytest.raises(
+            ValueError, match="RLPARSE_KERNELS must be one of auto, torch, compiled, got 'fast'"
+        ):
+            ask(torch.zeros(1))
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])

@@ -1,0 +1,132 @@
+"""The functions of `rlparse.compiled.Kernels` on a GPU, one launch each: gates forward and backward, fused.
+
+Import this only where there is Triton, which comes with PyTorch's CUDA builds.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK = 256
+"""Elements that one program works on."""
+
+
+@triton.jit
+def _tree_lstm_forward(gates, cells, h, c, squashed, n, D, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    row, d = at // D, at % D
+    gate, below = gates + row * 5 * D + d, cells + row * 2 * D + d
+    i = tl.sigmoid(tl.load(gate, inside))
+    left = tl.sigmoid(tl.load(gate + D, inside))
+    right = tl.sigmoid(tl.load(gate + 2 * D, inside))
+    o = tl.sigmoid(tl.load(gate + 3 * D, inside))
+    u = tl.sigmoid(tl.load(gate + 4 * D, inside))
+    cell = i * (2.0 * u - 1.0) + left * tl.load(below, inside) + right * tl.load(below + D, inside)
+    s = 2.0 * tl.sigmoid(2.0 * cell) - 1.0
+    tl.store(gate, i, inside)
+    tl.store(gate + D, left, inside)
+    tl.store(gate + 2 * D, right, inside)
+    tl.store(gate + 3 * D, o, inside)
+    tl.store(gate + 4 * D, u, inside)
+    tl.store(c + at, cell, inside)
+    tl.store(squashed + at, s, inside)
+    tl.store(h + at, o * s, inside)
+
+
+@triton.jit
+def _tree_lstm_backward(gates, cells, squashed, grad_h, grad_c, grad_cells, n, D, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    row, d = at // D, at % D
+    gate, pair = gates + row * 5 * D + d, row * 2 * D + d
+    i = tl.load(gate, inside)
+    left = tl.load(gate + D, inside)
+    right = tl.load(gate + 2 * D, inside)
+    o = tl.load(gate + 3 * D, inside)
+    u = tl.load(gate + 4 * D, inside)
+    s, to_h = tl.load(squashed + at, inside), tl.load(grad_h + at, inside)
+    cell = tl.load(grad_c + at, inside) + to_h * o * (1.0 - s * s)
+    tl.store(grad_cells + pair, cell * left, inside)
+    tl.store(grad_cells + pair + D, cell * right, inside)
+    tl.store(gate, cell * (2.0 * u - 1.0) * i * (1.0 - i), inside)
+    tl.store(gate + D, cell * tl.load(cells + pair, inside) * left * (1.0 - left), inside)
+    tl.store(gate + 2 * D, cell * tl.load(cells + pair + D, inside) * right * (1.0 - right), inside)
+    tl.store(gate + 3 * D, to_h * s * o * (1.0 - o), inside)
+    tl.store(gate + 4 * D, cell * 2.0 * i * u * (1.0 - u), inside)
+
+
+@triton.jit
+def _lstm_forward(gates, before, h, c, squashed, n, H, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    gate = gates + (at // H) * 4 * H + at % H
+    i = tl.sigmoid(tl.load(gate, inside))
+    f = tl.sigmoid(tl.load(gate + H, inside))
+    u = tl.sigmoid(tl.load(gate + 2 * H, inside))
+    o = tl.sigmoid(tl.load(gate + 3 * H, inside))
+    cell = f * tl.load(before + at, inside) + i * (2.0 * u - 1.0)
+    s = 2.0 * tl.sigmoid(2.0 * cell) - 1.0
+    tl.store(gate, i, inside)
+    tl.store(gate + H, f, inside)
+    tl.store(gate + 2 * H, u, inside)
+    tl.store(gate + 3 * H, o, inside)
+    tl.store(c + at, cell, inside)
+    tl.store(squashed + at, s, inside)
+    tl.store(h + at, o * s, inside)
+
+
+@triton.jit
+def _lstm_backward(gates, before, squashed, grad_h, grad_c, n, H, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    gate = gates + (at // H) * 4 * H + at % H
+    i = tl.load(gate, inside)
+    f = tl.load(gate + H, inside)
+    u = tl.load(gate + 2 * H, inside)
+    o = tl.load(gate + 3 * H, inside)
+    s, to_h = tl.load(squashed + at, inside), tl.load(grad_h + at, inside)
+    cell = tl.load(grad_c + at, inside) + to_h * o * (1.0 - s * s)
+    tl.store(grad_c + at, cell * f, inside)
+    tl.store(gate, cell * (2.0 * u - 1.0) * i * (1.0 - i), inside)
+    tl.store(gate + H, cell * tl.load(before + at, inside) * f * (1.0 - f), inside)
+    tl.store(gate + 2 * H, cell * 2.0 * i * u * (1.0 - u), inside)
+    tl.store(gate + 3 * H, to_h * s * o * (1.0 - o), inside)
+
+
+class TritonKernels:
+    """The fused gates, on contiguous tensors of a GPU; `rlparse.compiled.Kernels` says what each does."""
+
+    def tree_lstm_forward(self, gates: Tensor, cells: Tensor, h: Tensor, c: Tensor, squashed: Tensor) -> None:
+        """See `rlparse.compiled.Kernels.tree_lstm_forward`."""
+        n, D = h.numel(), h.shape[1]
+        _tree_lstm_forward[(triton.cdiv(n, BLOCK),)](gates, cells, h, c, squashed, n, D, BLOCK)
+
+    def tree_lstm_backward(
+        self,
+        gates: Tensor,
+        cells: Tensor,
+        squashed: Tensor,
+        grad_h: Tensor,
+        grad_c: Tensor,
+        grad_cells: Tensor,
+    ) -> None:
+        """See `rlparse.compiled.Kernels.tree_lstm_backward`."""
+        n, D = grad_h.numel(), grad_h.shape[1]
+        _tree_lstm_backward[(triton.cdiv(n, BLOCK),)](
+            gates, cells, squashed, grad_h, grad_c, grad_cells, n, D, BLOCK
+        )
+
+    def lstm_forward(self, gates: Tensor, before: Tensor, h: Tensor, c: Tensor, squashed: Tensor) -> None:
+        """See `rlparse.compiled.Kernels.lstm_forward`."""
+        n, H = h.numel(), h.shape[1]
+        _lstm_forward[(triton.cdiv(n, BLOCK),)](gates, before, h, c, squashed, n, H, BLOCK)
+
+    def lstm_backward(
+        self, gates: Tensor, before: Tensor, squashed: Tensor, grad_h: Tensor, grad_c: Tensor
+    ) -> None:
+        """See `rlparse.compiled.Kernels.lstm_backward`."""
+        n, H = grad_h.numel(), grad_h.shape[1]
+        _lstm_backward[(triton.cdiv(n, BLOCK),)](gates, before, squashed, grad_h, grad_c, n, H, BLOCK)

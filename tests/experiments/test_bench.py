@@ -87,7 +87,8 @@ def test_contenders_are_timed_in_turns_after_one_warm_up():
     assert measured.figure("slow") == Figure(2.0, 1.0, 4.0)
     assert measured.ratio("fast", "slow") == Figure(2.0, 2.0, 8.0)  # of 2, 2 and 8; not 8 / 2
     assert measured.failures == {}
-    assert measured.as_json()["contenders"]["slow"] == {
+    assert measured.as_json()["contenders"][0] == {
+        "name": "slow",
         "value": 2.0,
         "least": 1.0,
         "greatest": 4.0,
@@ -541,10 +542,10 @@ def test_bench_prints_tables_and_writes_all_figures(what, tmp_path, capsys):
     assert [section["unit"] for section in found["sections"]] == UNITS[what]
     for measured in found["sections"]:
         assert set(measured["failures"]) <= MAY_BE_MISSING
-        for name, contender in measured["contenders"].items():
+        for contender in measured["contenders"]:
             assert len(contender["values"]) == (1 if measured["unit"] in UNITS["scaling"][4:] else 2)
             assert 0 < contender["least"] <= contender["value"] <= contender["greatest"] < math.inf
-            assert name in printed
+            assert contender["name"] in printed
     assert all(target["status"] == targets.NOT_MEASURED for target in found["targets"])
     assert bool(found["targets"]) == (what != "train")
     assert "sizes too small to mean anything" in printed
@@ -562,10 +563,27 @@ def test_figures_become_a_page(tmp_path):
         "| encoder ÷ packed nn.LSTM, float32 | hidden 100 | ≥ 1.6 | 1.75 [1.5–2] | reached | 1.25 |" in page
     )
     assert "| ≥ 1.15 | --quick measures nothing | not measured |  |" in page
-    found = record["sections"][0]["contenders"][encoder.LSTM]
-    assert f"| {encoder.LSTM} | {number(found['value'])} [" in page
+    for found in record["sections"][0]["contenders"]:
+        assert f"| {found['name']} | {number(found['value'])} [" in page
     widths = {line.count("|") for line in page.splitlines() if line.startswith("|")}
     assert widths == {3, 7}
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (0.123456, "0.123"),
+        (1.6, "1.6"),
+        (20, "20"),
+        (250, "250"),
+        (1500, "1,500"),
+        (58_123.4, "58,123"),
+        (140_300, "140 k"),
+        (12_800_000, "12.8 M"),
+    ],
+)
+def test_numbers_have_about_three_digits(value, written):
+    assert number(value) == written
 
 
 def test_bench_measures_everything_it_has_a_word_for():

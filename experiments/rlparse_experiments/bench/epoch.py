@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from functools import partial
 
@@ -93,20 +94,21 @@ def epoch_seconds(
 def section(config: BenchConfig) -> Section:
     """Give the section of the epoch, which needs a CUDA device."""
 
+    pairs, size = (64, 8) if config.quick else (PAIRS, HIDDEN_SIZE)
+
+    @functools.cache
+    def batches() -> list[Batch]:
+        drawn = draw_batches(pairs, BATCH_PAIRS, config.seed)
+        return [Batch(*(field.pin_memory() for field in batch)) for batch in drawn]
+
     def prepare(precision: str) -> Work:
         if not torch.cuda.is_available():
             raise Unavailable("no CUDA device")
-        pairs, size = (64, 8) if config.quick else (PAIRS, HIDDEN_SIZE)
-        batches = [
-            Batch(*(field.pin_memory() for field in batch))
-            for batch in draw_batches(pairs, BATCH_PAIRS, config.seed)
-        ]
-        return partial(epoch_seconds, batches, size, torch.device("cuda"), precision, config.seed)
+        return partial(epoch_seconds, batches(), size, torch.device("cuda"), precision, config.seed)
 
-    title = f"epoch of {PAIRS:,} drawn pairs on a GPU, hidden size {HIDDEN_SIZE}, known parses"
     return Section(
         KEY,
-        title,
+        f"epoch of {pairs:,} drawn pairs on a GPU, hidden size {size}, known parses",
         "s",
         lambda: [Contender(name, partial(prepare, precision)) for name, precision in PRECISIONS.items()],
         timed=False,

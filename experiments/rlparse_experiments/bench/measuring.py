@@ -144,10 +144,10 @@ class Measured(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """Give plain JSON values."""
-        contenders = {
-            name: {**self.figure(name)._asdict(), "values": list(values)}
+        contenders = [
+            {"name": name, **self.figure(name)._asdict(), "values": list(values)}
             for name, values in self.values.items()
-        }
+        ]
         return {
             "key": self.section.key,
             "title": self.section.title,

@@ -31,7 +31,7 @@ def performance_tables(record: Record) -> str:
         ),
     ]
     for section in record["sections"]:
-        rows = [(name, _spread(found)) for name, found in section["contenders"].items()]
+        rows = [(found["name"], _spread(found)) for found in section["contenders"]]
         rows += [(name, f"not measured: {why}") for name, why in section["failures"].items()]
         lines += ["", *_table((section["title"], section["unit"]), rows)]
     return "\n".join(lines)

@@ -71,8 +71,7 @@ def print_section(measured: Measured) -> None:
 def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     """Print the table of figures to reach."""
     table = Table(box=SIMPLE_HEAD, title="Figures to reach", title_justify="left", title_style="bold")
-    table.add_column("what")
-    table.add_column("", no_wrap=True)
+    table.add_column("what", min_width=28)
     table.add_column("target", justify="right", no_wrap=True)
     table.add_column("measured", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
@@ -81,9 +80,10 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
         table.add_column("not compiled", justify="right", no_wrap=True)
     for verdict in verdicts:
         target, figure = verdict.target, verdict.figure
-        bound = f"{'≤' if target.at_most else '≥'} {number(target.bound)} {target.unit}".strip()
+        bound = f"{'≤' if target.at_most else '≥'} {number(target.bound)}"
         shown = "–" if figure is None else spread(figure)
-        cells = [target.what, target.column, bound, shown, coloured(verdict.status, verdict.status)]
+        what = ", ".join(part for part in (target.what, target.column, target.unit) if part)
+        cells = [what, bound, shown, coloured(verdict.status, verdict.status)]
         alone = verdict.not_compiled
         if with_torch:
             cells.append(
@@ -108,6 +108,8 @@ def number(value: float) -> str:
     """Write a figure with about three digits."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:.3g} M"
+    if abs(value) >= 1e5:
+        return f"{value / 1e3:.0f} k"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"

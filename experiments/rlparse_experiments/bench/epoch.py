@@ -93,7 +93,6 @@ def epoch_seconds(
 
 def section(config: BenchConfig) -> Section:
     """Give the section of the epoch, which needs a CUDA device."""
-
     pairs, size = (64, 8) if config.quick else (PAIRS, HIDDEN_SIZE)
 
     @functools.cache

@@ -46,15 +46,17 @@ CHOICES = ("auto", "torch", "compiled")
 TIMEOUT = 120
 """Seconds after which a compiler that does not answer is given up."""
 
-_POINTERS = {"tree_lstm_forward": 5, "tree_lstm_backward": 6, "lstm_forward": 5, "lstm_backward": 5}
+_POINTERS = {"tree_lstm_forward": 6, "tree_lstm_backward": 6, "lstm_forward": 5, "lstm_backward": 5}
 """Tables that each function takes, after its two sizes."""
 
 
 class GateKernels(Protocol):
     """The gates of both LSTMs, each way in one pass over memory; tables are contiguous and of one dtype."""
 
-    def tree_lstm_forward(self, gates: Tensor, cells: Tensor, h: Tensor, c: Tensor, squashed: Tensor) -> None:
-        """Squash gates [m, 5 D] and write h, c and tanh(c), [m, D] each; cells [m, 2 D] are the children's."""
+    def tree_lstm_forward(
+        self, gates: Tensor, bias: Tensor, cells: Tensor, h: Tensor, c: Tensor, squashed: Tensor
+    ) -> None:
+        """Squash gates [m, 5 D] + bias [5 D]; write h, c, tanh(c), [m, D] each; cells [m, 2 D] are the children's."""
 
     def tree_lstm_backward(
         self,
@@ -106,10 +108,18 @@ class Kernels:
         wrong: int = self._library.replay(rows, n_inner + 1, *(table.data_ptr() for table in tables))
         return not wrong
 
-    def tree_lstm_forward(self, gates: Tensor, cells: Tensor, h: Tensor, c: Tensor, squashed: Tensor) -> None:
+    def tree_lstm_forward(
+        self, gates: Tensor, bias: Tensor, cells: Tensor, h: Tensor, c: Tensor, squashed: Tensor
+    ) -> None:
         """See `GateKernels.tree_lstm_forward`."""
         self._library.tree_lstm_forward(
-            *h.shape, gates.data_ptr(), cells.data_ptr(), h.data_ptr(), c.data_ptr(), squashed.data_ptr()
+            *h.shape,
+            gates.data_ptr(),
+            bias.data_ptr(),
+            cells.data_ptr(),
+            h.data_ptr(),
+            c.data_ptr(),
+            squashed.data_ptr(),
         )
 
     def tree_lstm_backward(

@@ -38,8 +38,10 @@ static inline float exponential(float x)
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
-/* gates [m, 5 D]: i, f_l, f_r, o, candidate before the squashing, then after it; cells [m, 2 D] of left and right. */
-EXPORT void tree_lstm_forward(int64_t m, int64_t D, float *gates, const float *cells, float *h, float *c, float *squashed)
+/* gates [m, 5 D]: i, f_l, f_r, o, candidate before bias [5 D] and squashing, then after both; cells [m, 2 D] of left
+ * and right. */
+EXPORT void tree_lstm_forward(int64_t m, int64_t D, float *gates, const float *bias, const float *cells, float *h, float *c,
+                              float *squashed)
 {
     for (int64_t row = 0; row < m; row++) {
         float *restrict g = gates + row * 5 * D;
@@ -48,7 +50,7 @@ EXPORT void tree_lstm_forward(int64_t m, int64_t D, float *gates, const float *c
         float *restrict own_c = c + row * D;
         float *restrict own_s = squashed + row * D;
 #pragma omp simd
-        for (int64_t d = 0; d < 5 * D; d++) g[d] = sigmoid(g[d]);
+        for (int64_t d = 0; d < 5 * D; d++) g[d] = sigmoid(g[d] + bias[d]);
 #pragma omp simd
         for (int64_t d = 0; d < D; d++) {
             const float i = g[d];

@@ -14,16 +14,17 @@ BLOCK = 256
 
 
 @triton.jit
-def _tree_lstm_forward(gates, cells, h, c, squashed, n, D, BLOCK: tl.constexpr):
+def _tree_lstm_forward(gates, bias, cells, h, c, squashed, n, D, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n
     row, d = at // D, at % D
     gate, below = gates + row * 5 * D + d, cells + row * 2 * D + d
-    i = tl.sigmoid(tl.load(gate, inside))
-    left = tl.sigmoid(tl.load(gate + D, inside))
-    right = tl.sigmoid(tl.load(gate + 2 * D, inside))
-    o = tl.sigmoid(tl.load(gate + 3 * D, inside))
-    u = tl.sigmoid(tl.load(gate + 4 * D, inside))
+    b = bias + d
+    i = tl.sigmoid(tl.load(gate, inside) + tl.load(b, inside))
+    left = tl.sigmoid(tl.load(gate + D, inside) + tl.load(b + D, inside))
+    right = tl.sigmoid(tl.load(gate + 2 * D, inside) + tl.load(b + 2 * D, inside))
+    o = tl.sigmoid(tl.load(gate + 3 * D, inside) + tl.load(b + 3 * D, inside))
+    u = tl.sigmoid(tl.load(gate + 4 * D, inside) + tl.load(b + 4 * D, inside))
     cell = i * (2.0 * u - 1.0) + left * tl.load(below, inside) + right * tl.load(below + D, inside)
     s = 2.0 * tl.sigmoid(2.0 * cell) - 1.0
     tl.store(gate, i, inside)
@@ -99,10 +100,12 @@ def _lstm_backward(gates, before, squashed, grad_h, grad_c, n, H, BLOCK: tl.cons
 class TritonKernels:
     """The fused gates, on contiguous tensors of a GPU; `rlparse.compiled.Kernels` says what each does."""
 
-    def tree_lstm_forward(self, gates: Tensor, cells: Tensor, h: Tensor, c: Tensor, squashed: Tensor) -> None:
+    def tree_lstm_forward(
+        self, gates: Tensor, bias: Tensor, cells: Tensor, h: Tensor, c: Tensor, squashed: Tensor
+    ) -> None:
         """See `rlparse.compiled.Kernels.tree_lstm_forward`."""
         n, D = h.numel(), h.shape[1]
-        _tree_lstm_forward[(triton.cdiv(n, BLOCK),)](gates, cells, h, c, squashed, n, D, BLOCK)
+        _tree_lstm_forward[(triton.cdiv(n, BLOCK),)](gates, bias, cells, h, c, squashed, n, D, BLOCK)
 
     def tree_lstm_backward(
         self,

@@ -261,14 +261,15 @@ class TreeLSTMCell(Cell):
         weight, bias = composition.combine.weight.clone(), composition.combine.bias.clone()
         weight[4 * D :].mul_(2.0)
         bias[4 * D :].mul_(2.0)
-        self.affine = _Affine(weight, bias, 2 * D)
+        self.kernels = gate_kernels(like)
+        self.bias = bias  # fused gates add it themselves, which is cheaper than a product does
+        self.affine = _Affine(weight, bias if self.kernels is None else None, 2 * D)
         self.minus_one = like.new_full((), -1.0)
         self.gates = like.new_empty(n_nodes, 5 * D)
         blocks = self.gates.view(n_nodes, 5, D)
         squashed = like.new_empty(n_nodes, D)  # tanh(c)
         # The blocks one by one too, so that a group's views of them are cut once and not in every step.
         self.kept = (self.gates, *blocks.unbind(1), blocks[:, 1:3], squashed)
-        self.kernels = gate_kernels(like)
 
     def leaf(self, embeddings: Tensor, out: Planes) -> None:
         """Write the states of single tokens; see `Cell.leaf`."""
@@ -285,7 +286,7 @@ class TreeLSTMCell(Cell):
         h, c = out
         self.affine.write(children[0], tracker, gates)
         if self.kernels is not None:
-            self.kernels.tree_lstm_forward(gates, children[1], h, c, squashed)
+            self.kernels.tree_lstm_forward(gates, self.bias, children[1], h, c, squashed)
             return
         gates.sigmoid_()
         # c = i (2 g - 1) + f_l c_l + f_r c_r

@@ -12,7 +12,7 @@ reads the same node in many steps, it adds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -357,13 +357,30 @@ class _Pass:
         self.n_leaves, self.n_nodes = layout.n_leaves, layout.children.shape[0]
         self.cell: Cell = composition.cell(self.n_nodes, like)
         self.children = tuple(like.new_empty(self.n_nodes, 2 * D) for _ in range(composition.state_multiple))
+        self.planes: Planes = ()
+        self.groups: list[_Group] = []
 
-    def groups(self, planes: Planes) -> list[_Group]:
+    def forward(self, embeddings: Tensor) -> Planes:
+        """Fill tables of new memory: [U + M + 1, D] each, the last row zeros."""
+        rows = self.n_leaves + self.n_nodes
+        planes = tuple(embeddings.new_empty(rows + 1, self.cell.size) for _ in self.children)
+        for plane in planes:
+            plane[rows].zero_()
+        self.planes, self.groups = planes, self._cut(planes)
+        self.cell.leaf(embeddings, tuple(plane[: self.n_leaves] for plane in planes))
+        compose = self.cell.compose
+        for pairs, _, gathered, children, states, kept in self.groups:
+            for plane, room in zip(planes, gathered, strict=True):
+                torch.index_select(plane, 0, pairs, out=room)
+            compose(children, states, kept)
+        return planes
+
+    def _cut(self, planes: Planes) -> list[_Group]:
         """Cut every table into the groups of the layout."""
         sizes, doubled = self.layout.sizes, [2 * size for size in self.layout.sizes]
 
-        def cut(tables: Planes, lengths: Sequence[int]) -> list[Planes]:
-            return list(zip(*(table.split(list(lengths)) for table in tables), strict=True))
+        def cut(tables: Planes, lengths: list[int]) -> list[Planes]:
+            return list(zip(*(table.split(lengths) for table in tables), strict=True))
 
         own = tuple(plane[self.n_leaves : self.n_leaves + self.n_nodes] for plane in planes)
         gathered = tuple(children.view(2 * self.n_nodes, self.cell.size) for children in self.children)
@@ -377,48 +394,34 @@ class _Pass:
         )
         return [_Group(*group) for group in zip(*parts, strict=True)] if sizes else []
 
-    def forward(self, embeddings: Tensor) -> Planes:
-        """Fill tables of new memory: [U + M + 1, D] each, the last row zeros."""
-        rows = self.n_leaves + self.n_nodes
-        planes = tuple(embeddings.new_empty(rows + 1, self.cell.size) for _ in self.children)
-        for plane in planes:
-            plane[rows].zero_()
-        self.cell.leaf(embeddings, tuple(plane[: self.n_leaves] for plane in planes))
-        for group in self.groups(planes):
-            for plane, gathered in zip(planes, group.gathered, strict=True):
-                torch.index_select(plane, 0, group.pairs, out=gathered)
-            self.cell.compose(group.children, group.states, group.kept)
-        return planes
-
     def backward(
-        self, embeddings: Tensor, planes: Planes, grad_roots: Tensor | None, grad_table: Tensor | None
+        self, embeddings: Tensor, grad_roots: Tensor | None, grad_table: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Give the gradients of embeddings and weights; what the cell kept is overwritten."""
         D, M, U = self.cell.size, self.n_nodes, self.n_leaves
-        grads = tuple(embeddings.new_empty(2 * M + len(self.layout.roots), D) for _ in planes)
+        grads = tuple(embeddings.new_empty(2 * M + len(self.layout.roots), D) for _ in self.planes)
         for grad in grads:
             grad[2 * M :].zero_()
         if grad_roots is not None:
             grads[0][2 * M :] = grad_roots
         cut = zip(*(grad[: 2 * M].view(M, 2 * D).split(self.layout.sizes) for grad in grads), strict=True)
         to_children = list(cut) if M else []
-        scratch = tuple(embeddings.new_empty(max(self.layout.sizes, default=0), D) for _ in planes)
+        scratch = tuple(embeddings.new_empty(max(self.layout.sizes, default=0), D) for _ in grads)
+        both = list(zip(grads, scratch, strict=True))
         end = U + M
-        for group, grad_children in zip(reversed(self.groups(planes)), reversed(to_children), strict=True):
-            size = len(group.parents)
-            own = tuple(
-                torch.index_select(grad, 0, group.parents, out=room[:size])
-                for grad, room in zip(grads, scratch, strict=True)
-            )
+        for group, grad_children in zip(reversed(self.groups), reversed(to_children), strict=True):
+            _, parents, _, children, states, kept = group
+            size = len(parents)
+            own = tuple(torch.index_select(grad, 0, parents, out=room[:size]) for grad, room in both)
             if grad_table is not None:
                 own[0].add_(grad_table[end - size : end])
-            self.cell.compose_backward(group.children, group.states, own, group.kept, grad_children)
+            self.cell.compose_backward(children, states, own, kept, grad_children)
             end -= size
         leaves = tuple(self._of_leaves(grad) for grad in grads)
         if grad_table is not None:
             leaves[0].add_(grad_table[:U])
         grad_embeddings, found = self.cell.leaf_backward(
-            embeddings, tuple(plane[:U] for plane in planes), leaves
+            embeddings, tuple(plane[:U] for plane in self.planes), leaves
         )
         return grad_embeddings, found | self.cell.weight_gradients(self.children)
 
@@ -448,18 +451,19 @@ class _ComposeGroups(torch.autograd.Function):
         ctx.tables, ctx.names, ctx.spent = tables, names, False
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(embeddings, *planes)
-        return planes[0].index_select(0, layout.roots), planes[0]
+        # Not the table itself, which `tables` holds: it would keep its own graph alive.
+        return planes[0].index_select(0, layout.roots), planes[0].detach()
 
     @staticmethod
     def backward(ctx: Any, grad_roots: Tensor | None, grad_table: Tensor | None) -> tuple[Any, ...]:
         _refuse_second_derivatives()
-        embeddings, *saved = (tensor.detach() for tensor in ctx.saved_tensors)
-        planes = tuple(saved)
+        embeddings, *_ = ctx.saved_tensors  # which raises if the table was changed meanwhile
+        embeddings = embeddings.detach()
         tables: _Pass = ctx.tables
         if ctx.spent:  # a graph that is kept for several backwards: fill again what the last one overwrote
-            planes = tables.forward(embeddings)
+            tables.forward(embeddings)
         ctx.spent = True
-        grad_embeddings, found = tables.backward(embeddings, planes, grad_roots, grad_table)
+        grad_embeddings, found = tables.backward(embeddings, grad_roots, grad_table)
         return None, None, None, grad_embeddings, *(found.get(name) for name in ctx.names)
 
 

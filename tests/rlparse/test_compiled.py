@@ -119,10 +119,10 @@ def test_gates_are_what_they_should_be(scale):
     assert isinstance(kernels, Kernels)
     m, D = 37, 19
     torch.manual_seed(0)
-    pre, cells = scale * torch.randn(m, 5 * D), torch.randn(m, 2 * D)
+    pre, cells, bias = scale * torch.randn(m, 5 * D), torch.randn(m, 2 * D), torch.randn(5 * D)
     gates, h, c, squashed = pre.clone(), *(torch.full((m, D), -9.0) for _ in range(3))
-    kernels.tree_lstm_forward(gates, cells, h, c, squashed)
-    exact = (pre.double() / torch.tensor([1.0, 1, 1, 1, 2]).repeat_interleave(D)).requires_grad_()
+    kernels.tree_lstm_forward(gates, bias, cells, h, c, squashed)
+    exact = ((pre.double() + bias) / torch.tensor([1.0, 1, 1, 1, 2]).repeat_interleave(D)).requires_grad_()
     below = cells.double().requires_grad_()
     i, left, right, o = (1 / (1 + torch.exp(-x)) for x in exact[:, : 4 * D].chunk(4, dim=1))
     wanted_c = i * torch.tanh(exact[:, 4 * D :]) + left * below[:, :D] + right * below[:, D:]

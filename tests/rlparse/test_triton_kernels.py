@@ -25,7 +25,8 @@ def drawn(*shape: int) -> torch.Tensor:
 
 def test_the_gates_of_a_tree_lstm():
     pre, cells, to_h, to_c = drawn(M, 5 * D), drawn(M, 2 * D), drawn(M, D), drawn(M + 1, D)[1:].clone()
-    exact, below = pre.clone().requires_grad_(), cells.clone().requires_grad_()
+    bias = drawn(5 * D)
+    exact, below = (pre + bias).requires_grad_(), cells.clone().requires_grad_()
     i, left, right, o, u = exact.sigmoid().chunk(5, dim=1)
     c = i * (2 * u - 1) + left * below[:, :D] + right * below[:, D:]
     h = o * torch.tanh(c)
@@ -33,7 +34,7 @@ def test_the_gates_of_a_tree_lstm():
     gates, grad_cells = pre.clone(), torch.empty_like(cells)
     own_h, own_c, squashed = (torch.empty_like(to_h) for _ in range(3))
     kernels = TritonKernels()
-    kernels.tree_lstm_forward(gates, cells, own_h, own_c, squashed)
+    kernels.tree_lstm_forward(gates, bias, cells, own_h, own_c, squashed)
     torch.testing.assert_close((own_h, own_c), (h.detach(), c.detach()), rtol=0, atol=2e-6)
     kernels.tree_lstm_backward(gates, cells, squashed, to_h, to_c, grad_cells)
     torch.testing.assert_close((gates, grad_cells), wanted, rtol=0, atol=1e-5)

@@ -355,6 +355,12 @@ def test_sequence_encoders_give_the_last_hidden_vector_of_every_sentence(kind, e
         torch.testing.assert_close(vector, rnn(embedding(tokens[None, :n]))[0][0, -1])
 
 
+def test_reading_padding_changes_nothing(embedding, batch):
+    lstm = torch.nn.LSTM(6, 6, batch_first=True)
+    padded = encoder.padded_encoder(embedding, lstm).encode(batch)
+    torch.testing.assert_close(padded, encoder.sequence_encoder(embedding, lstm).encode(batch))
+
+
 def test_autocast_is_the_same_up_to_rounding(embedding, batch):
     lstm = encoder.sequence_encoder(embedding, torch.nn.LSTM(6, 6, batch_first=True))
     short = encoder.autocast(lstm.encode)(batch)

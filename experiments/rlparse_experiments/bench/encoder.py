@@ -26,12 +26,13 @@ BY_LEVEL, BY_STEP = "rlparse, by level", "rlparse, by step"
 BY_LEVEL_TORCH = "rlparse, by level, not compiled"
 RECURSION, LISTS, LEAN_LISTS = "node by node", "lists of tensors", "lists of tensors, lean"
 LSTM, GRU = "nn.LSTM, packed", "nn.GRU, packed"
+LSTM_PADDED = "nn.LSTM, padded"
 LSTM_AUTOCAST = "nn.LSTM, packed, autocast to bfloat16"
 DYNET = "DyNet, autobatch"
 
-IN_FULL = (BY_LEVEL, BY_LEVEL_TORCH, BY_STEP, LISTS, LEAN_LISTS, RECURSION, LSTM, GRU, DYNET)
+IN_FULL = (BY_LEVEL, BY_LEVEL_TORCH, BY_STEP, LISTS, LEAN_LISTS, RECURSION, LSTM, LSTM_PADDED, GRU, DYNET)
 
-FASTEST = (BY_LEVEL, BY_LEVEL_TORCH, BY_STEP, LSTM, GRU)
+FASTEST = (BY_LEVEL, BY_LEVEL_TORCH, BY_STEP, LSTM, LSTM_PADDED, GRU)
 """Those that are also compared where no word comes twice, and in reduced precision."""
 
 IN_MEDIUM = (*FASTEST, LSTM_AUTOCAST)
@@ -98,6 +99,16 @@ def sequence_encoder(embedding: nn.Embedding, rnn: nn.LSTM | nn.GRU) -> Encoder:
     return Encoder(nn.ModuleList((embedding, rnn)), encode)
 
 
+def padded_encoder(embedding: nn.Embedding, lstm: nn.LSTM) -> Encoder:
+    """Read padding too, which torch's LSTM does in one fused call, and take what it had after each last token."""
+
+    def encode(batch: Sentences) -> Tensor:
+        states: Tensor = lstm(embedding(batch.tokens))[0]
+        return states[torch.arange(len(batch.lengths)), batch.lengths - 1]
+
+    return Encoder(nn.ModuleList((embedding, lstm)), encode)
+
+
 def autocast(encode: Encode) -> Encode:
     """Let torch compute in bfloat16 where it thinks fit."""
 
@@ -146,13 +157,15 @@ def contenders(
     embedding = nn.Embedding(max(batch.n_types for batch in batches), hidden_size, padding_idx=0)
     cell = BinaryTreeLSTM(hidden_size, hidden_size)
     trees = tree_encoders(embedding, cell)
-    lstm = sequence_encoder(embedding, nn.LSTM(hidden_size, hidden_size, batch_first=True))
+    lstm = nn.LSTM(hidden_size, hidden_size, batch_first=True)
+    packed = sequence_encoder(embedding, lstm)
     encoders = {
         BY_LEVEL: trees[BY_LEVEL],
         BY_LEVEL_TORCH: trees[BY_LEVEL],
         **trees,
-        LSTM: lstm,
-        LSTM_AUTOCAST: Encoder(lstm.module, autocast(lstm.encode)),
+        LSTM: packed,
+        LSTM_PADDED: padded_encoder(embedding, lstm),
+        LSTM_AUTOCAST: Encoder(packed.module, autocast(packed.encode)),
         GRU: sequence_encoder(embedding, nn.GRU(hidden_size, hidden_size, batch_first=True)),
     }
 

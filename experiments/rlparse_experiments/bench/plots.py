@@ -17,6 +17,7 @@ STYLES = {
     encoder.BY_LEVEL: ("C3", "o", 2.5),
     encoder.BY_STEP: ("C1", "s", 1.8),
     encoder.LSTM: ("C0", "^", 1.5),
+    encoder.LSTM_PADDED: ("C5", "<", 1.5),
     encoder.GRU: ("C9", "v", 1.5),
     encoder.DYNET: ("C2", "D", 1.5),
     encoder.LISTS: ("C4", "P", 1.5),

@@ -18,6 +18,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -90,7 +91,36 @@ class Kernels:
             function.restype = None
         library.replay.argtypes = [ctypes.c_int64] * 2 + [ctypes.c_void_p] * 7
         library.replay.restype = ctypes.c_int64
+        library.take_step.argtypes = [ctypes.c_int64] * 6 + [ctypes.c_void_p] * 13
+        library.take_step.restype = ctypes.c_int64
+        library.add_rows.argtypes = [ctypes.c_int64] * 2 + [ctypes.c_void_p] * 3
+        library.add_rows.restype = None
         self._library = library
+
+    def take_step(
+        self, running: int, following: int, step: int, node: int, nothing: int, *tables: Tensor
+    ) -> int:
+        """Take one step on the first ``running`` rows, and look at the ``following`` ones that go on.
+
+        Args:
+            running: Rows that take the step.
+            following: Rows that take the next one.
+            step: Its number.
+            node: Table row of the next node.
+            nothing: Table row of the zeros.
+            tables: Those of the function in `kernels.c`, in its order; all int64.
+
+        Returns:
+            How many rows REDUCE.
+        """
+        rows = tables[1].shape[0]
+        pointers = (table.data_ptr() for table in tables)
+        made: int = self._library.take_step(running, following, rows, step, node, nothing, *pointers)
+        return made
+
+    def add_rows(self, table: Tensor, index: Tensor, rows: Tensor) -> None:
+        """Add rows [n, D] to those of a table that an index [n] names; one may be named more than once."""
+        self._library.add_rows(*rows.shape, table.data_ptr(), index.data_ptr(), rows.data_ptr())
 
     def replay(
         self,
@@ -189,6 +219,14 @@ def replay_kernels(like: Tensor) -> Kernels | None:
     """
     choice = _choice()
     return None if choice == "torch" or like.device.type != "cpu" else _compiled(choice)
+
+
+def row_adder(like: Tensor) -> Callable[[Tensor, Tensor, Tensor], object]:
+    """Give what adds rows to those of a table that an index names: ``index_add_``, or for short rows what is faster."""
+    kernels = gate_kernels(like)
+    if isinstance(kernels, Kernels):
+        return kernels.add_rows
+    return lambda table, index, rows: table.index_add_(0, index, rows)
 
 
 def _choice() -> str:

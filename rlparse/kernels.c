@@ -1,5 +1,5 @@
-/* The gates of a TreeLSTM and of an LSTM, forward and backward, in one pass over memory each; and the replay of
- * derivations.
+/* The gates of a TreeLSTM and of an LSTM, forward and backward, in one pass over memory each; and the pointers of
+ * parsers: a step of many, and the replay of whole derivations.
  *
  * Optional: rlparse/compiled.py builds this file where there is a C compiler, and the same in torch serves where there
  * is none. Tables lie row after row; vectors are float32, numbers int64. Blocks of gates hold what one sigmoid squashed;
@@ -192,4 +192,55 @@ EXPORT int64_t replay(int64_t R, int64_t N, const int64_t *transitions, const in
 wrong:
     free(stack);
     return 1;
+}
+
+/* Take step t on the first `running` of R parsers, sorted by length, and look at the first `next` of them before step
+ * t + 1.
+ *
+ * Every step puts one item on the stack: items [T + 1, R] holds their table rows by the step before which they came,
+ * beneath [T + 1, R] the number of the item under each. tokens [L] are the table rows of all tokens, sentence by
+ * sentence from first [R] on; node is the table row of the next node, nothing that of the zeros. Written are rows [m] that
+ * reduce with the table rows of their children, pairs [m, 2], and for the next step fronts [next], tops [next, 2] (top,
+ * second), stack_sizes and buffer_sizes [next]. Gives m.
+ */
+EXPORT int64_t take_step(int64_t running, int64_t next, int64_t R, int64_t t, int64_t node, int64_t nothing,
+                         const int64_t *actions, const int64_t *lengths, const int64_t *first, const int64_t *tokens,
+                         int64_t *items, int64_t *beneath, int64_t *shifted, int64_t *rows, int64_t *pairs,
+                         int64_t *fronts, int64_t *tops, int64_t *stack_sizes, int64_t *buffer_sizes)
+{
+    int64_t m = 0;
+    for (int64_t r = 0; r < running; r++) {
+        const int64_t under = beneath[t * R + r];
+        int64_t *own = items + (t + 1) * R + r, *below = beneath + (t + 1) * R + r;
+        if (actions[r] == 1) {
+            rows[m] = r;
+            pairs[2 * m] = items[under * R + r];
+            pairs[2 * m + 1] = items[t * R + r];
+            *own = node + m++;
+            *below = beneath[under * R + r];
+        } else {
+            *own = shifted[r] < lengths[r] ? tokens[first[r] + shifted[r]] : nothing;
+            *below = t;
+            shifted[r]++;
+        }
+        if (r < next) {
+            fronts[r] = shifted[r] < lengths[r] ? tokens[first[r] + shifted[r]] : nothing;
+            tops[2 * r] = *own;
+            tops[2 * r + 1] = items[*below * R + r];
+            stack_sizes[r] = 2 * shifted[r] - (t + 1);
+            buffer_sizes[r] = lengths[r] - shifted[r];
+        }
+    }
+    return m;
+}
+
+/* table[index[i]] += rows[i] for n rows of D numbers; an index may occur more than once. */
+EXPORT void add_rows(int64_t n, int64_t D, float *table, const int64_t *index, const float *rows)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float *restrict to = table + index[i] * D;
+        const float *restrict from = rows + i * D;
+#pragma omp simd
+        for (int64_t d = 0; d < D; d++) to[d] += from[d];
+    }
 }

@@ -266,10 +266,7 @@ class TreeLSTMCell(Cell):
         self.affine = _Affine(weight, bias if self.kernels is None else None, 2 * D)
         self.minus_one = like.new_full((), -1.0)
         self.gates = like.new_empty(n_nodes, 5 * D)
-        blocks = self.gates.view(n_nodes, 5, D)
-        squashed = like.new_empty(n_nodes, D)  # tanh(c)
-        # The blocks one by one too, so that a group's views of them are cut once and not in every step.
-        self.kept = (self.gates, *blocks.unbind(1), blocks[:, 1:3], squashed)
+        self.kept = (self.gates, like.new_empty(n_nodes, D))  # the second is tanh(c)
 
     def leaf(self, embeddings: Tensor, out: Planes) -> None:
         """Write the states of single tokens; see `Cell.leaf`."""
@@ -282,13 +279,13 @@ class TreeLSTMCell(Cell):
     def compose(self, children: Planes, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
         """Write the states of a group; see `Cell.compose`."""
         D = self.size
-        gates, i, f_left, f_right, o, g, _, squashed = kept
+        gates, squashed = kept
         h, c = out
         self.affine.write(children[0], tracker, gates)
         if self.kernels is not None:
             self.kernels.tree_lstm_forward(gates, self.bias, children[1], h, c, squashed)
             return
-        gates.sigmoid_()
+        i, f_left, f_right, o, g = gates.sigmoid_().view(-1, 5, D).unbind(1)
         # c = i (2 g - 1) + f_l c_l + f_r c_r
         torch.mul(f_left, children[1][:, :D], out=c)
         c.addcmul_(f_right, children[1][:, D:]).sub_(i).addcmul_(i, g, value=2.0)
@@ -306,7 +303,7 @@ class TreeLSTMCell(Cell):
         tracker: Tensor | None = None,
     ) -> Tensor | None:
         """Write the gradients of a group's children; see `Cell.compose_backward`."""
-        gates, squashed = kept[0], kept[-1]
+        gates, squashed = kept
         grad_h, grad_c = grads
         if self.kernels is None:
             self._gates_backward(children[1], grad_h, grad_c, kept, grad_children[1])
@@ -320,9 +317,10 @@ class TreeLSTMCell(Cell):
     ) -> None:
         """Turn gates into the gradients of what they were squashed from, and write those of the children's cells."""
         D = self.size
-        gates, i, _, _, o, g, forget, squashed = kept
+        gates, squashed = kept
         m = len(grad_h)
-        outer = torch.empty_like(gates)
+        values, outer = gates.view(m, 5, D), torch.empty_like(gates)
+        i, o, g, forget = values[:, 0], values[:, 3], values[:, 4], values[:, 1:3]
         blocks = outer.view(m, 5, D)
         torch.mul(grad_h, squashed, out=blocks[:, 3])
         grad_h.mul_(o)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from rlparse import PAD, lockstep
+from rlparse.compiled import Kernels, replay_kernels, row_adder
 from rlparse.lockstep import REDUCE, Trace
 from rlparse.models.cells import Cell, Planes
 from rlparse.models.composition import Composition
@@ -551,6 +552,7 @@ class _StepPass:
             grads[0].copy_(grad_table)
         grad_hidden = embeddings.new_zeros(self.active[0], self.tracker.size)
         grad_cell = torch.zeros_like(grad_hidden)
+        add_rows = row_adder(embeddings)
         for t in reversed(range(len(self.steps))):
             _, tops, rows, pairs, group = self.steps[t]
             active, size = self.active[t], group.stop - group.start
@@ -564,11 +566,11 @@ class _StepPass:
                 to_children = tuple(torch.empty_like(plane) for plane in children)
                 read = self.cell.compose_backward(children, states, own, kept, to_children, self.read[group])
                 assert read is not None
-                hidden.index_add_(0, rows, read)
+                add_rows(hidden, rows, read)
                 for grad, to_child in zip(grads, to_children, strict=True):
-                    grad.index_add_(0, pairs, to_child.view(2 * size, D))
+                    add_rows(grad, pairs, to_child.view(2 * size, D))
             to_stack = self.tracker.step_backward(t, hidden, grad_cell[:active])
-            grads[0].index_add_(0, tops, to_stack.view(2 * active, D))
+            add_rows(grads[0], tops, to_stack.view(2 * active, D))
         to_leaves, of_tracker = self.tracker.finish([step.fronts for step in self.steps], planes[0][:U])
         leaves = tuple(grad[:U] for grad in grads)
         leaves[0].add_(to_leaves)
@@ -664,10 +666,8 @@ def _replay(layout: Layout, trace: Trace) -> Callable[[_StepPass], None]:
     return play
 
 
-def _choosing(
-    lengths: Tensor, tokens: Tensor, choose: Chooser, chosen: Tensor
-) -> Callable[[_StepPass], None]:
-    """Give what asks for every transition and writes it to ``chosen``; rows must be sorted by length.
+class _Parsers:
+    """The pointers of parsers that are being told what to do; rows are sorted by length, longest first.
 
     Every step puts one item on the stack, so that items are numbered by the step before which they came: the top of
     the stack before step t is item t, and what lies beneath an item stays the same while it is there.
@@ -675,37 +675,111 @@ def _choosing(
     Args:
         lengths: [R] int64.
         tokens: [L] int64. Table row of every token, sentence by sentence.
-        choose: Gives the transitions.
-        chosen: [T, R] int64.
+        active: Rows that run at each step.
+        nothing: Table row of the zeros.
+
+    Attributes:
+        fronts: [a] int64. Table row at each buffer's front, for the rows that take the next step.
+        tops: [2 a] int64. Those of each stack's top and second.
+        stack_sizes: [a] int64.
+        buffer_sizes: [a] int64.
     """
-    rows, device = len(lengths), lengths.device
-    first_token = lengths.cumsum(0) - lengths
+
+    def __init__(self, lengths: Tensor, tokens: Tensor, active: list[int], nothing: int) -> None:
+        rows = len(lengths)
+        self.active, self.nothing, self.lengths, self.tokens = [*active, 0], nothing, lengths, tokens
+        self.first = lengths.cumsum(0) - lengths
+        self.items = lengths.new_full((len(active) + 1, rows), nothing)  # their table rows
+        self.beneath = lengths.new_zeros(len(active) + 1, rows)  # number of the item under each
+        self.shifted = lengths.new_zeros(rows)
+        self.step = 0
+        self.kernels = replay_kernels(lengths)
+        self.fronts, self.tops = tokens[self.first], lengths.new_full((2 * rows,), nothing)
+        self.stack_sizes, self.buffer_sizes = lengths.new_zeros(rows), lengths.clone()
+
+    def take(self, actions: Tensor, node: int) -> tuple[Tensor, Tensor]:
+        """Take a step.
+
+        Args:
+            actions: [a] int64.
+            node: Table row of the next node.
+
+        Returns:
+            The rows that REDUCE, [m] int64, and the table rows of their nodes' children, [2 m] int64.
+        """
+        t, running, following = self.step, *self.active[self.step : self.step + 2]
+        self.step += 1
+        if self.kernels is not None:
+            return self._take_compiled(self.kernels, t, actions, node, running, following)
+        top, below, done = self.items[t, :running], self.beneath[t, :running], self.shifted[:running]
+        reduces = actions == REDUCE
+        rows = reduces.nonzero().squeeze(1)
+        pairs = self.tops.view(running, 2).flip(1).index_select(0, rows).flatten()
+        made = torch.arange(node, node + len(rows), device=rows.device)
+        self.items[t + 1, :running] = self._front(done).index_copy_(0, rows, made)
+        under = self.beneath[:, :running].gather(0, below.unsqueeze(0)).squeeze(0)
+        self.beneath[t + 1, :running] = torch.where(reduces, under, t)
+        done += ~reduces
+        done, top, below = (
+            self.shifted[:following],
+            self.items[t + 1, :following],
+            self.beneath[t + 1, :following],
+        )
+        second = self.items[:, :following].gather(0, below.unsqueeze(0)).squeeze(0)
+        self.fronts, self.tops = self._front(done), torch.stack((top, second), dim=1).flatten()
+        self.stack_sizes, self.buffer_sizes = 2 * done - (t + 1), self.lengths[:following] - done
+        return rows, pairs
+
+    def _take_compiled(
+        self, kernels: Kernels, t: int, actions: Tensor, node: int, running: int, following: int
+    ) -> tuple[Tensor, Tensor]:
+        rows, pairs = self.lengths.new_empty(running), self.lengths.new_empty(2 * running)
+        fronts, tops, stacks, buffers = (self.lengths.new_empty(k * following) for k in (1, 2, 1, 1))
+        done = kernels.take_step(
+            running,
+            following,
+            t,
+            node,
+            self.nothing,
+            actions.long().contiguous(),
+            self.lengths,
+            self.first,
+            self.tokens,
+            self.items,
+            self.beneath,
+            self.shifted,
+            rows,
+            pairs,
+            fronts,
+            tops,
+            stacks,
+            buffers,
+        )
+        self.fronts, self.tops, self.stack_sizes, self.buffer_sizes = fronts, tops, stacks, buffers
+        return rows[:done], pairs[: 2 * done]
+
+    def _front(self, done: Tensor) -> Tensor:
+        """Give the table row of the next token, for rows that shifted so many: [a] int64."""
+        left = done < self.lengths[: len(done)]
+        upcoming = (self.first[: len(done)] + done).clamp_max(len(self.tokens) - 1)
+        return torch.where(left, self.tokens.index_select(0, upcoming), self.nothing)
+
+
+def _choosing(
+    lengths: Tensor, tokens: Tensor, choose: Chooser, chosen: Tensor
+) -> Callable[[_StepPass], None]:
+    """Give what asks for every transition and writes it to ``chosen``, [T, R]; see `_Parsers`."""
 
     def play(tables: _StepPass) -> None:
-        nothing = tables.n_leaves + tables.n_nodes
-        n_steps = len(tables.active)
-        items = torch.full((n_steps + 1, rows), nothing, dtype=torch.int64, device=device)  # their table rows
-        beneath = torch.zeros(n_steps + 1, rows, dtype=torch.int64, device=device)  # item under each item
-        shifted = torch.zeros(rows, dtype=torch.int64, device=device)
+        parsers = _Parsers(lengths, tokens, tables.active, tables.n_leaves + tables.n_nodes)
         for t, active in enumerate(tables.active):
-            top, below, done = items[t, :active], beneath[t, :active], shifted[:active]
-            left = lengths[:active] - done
-            second = items[:, :active].gather(0, below.unsqueeze(0)).squeeze(0)
-            upcoming = (first_token[:active] + done).clamp_max(len(tokens) - 1)
-            front = torch.where(left > 0, tokens.index_select(0, upcoming), nothing)
-            hidden = tables.look(front, torch.stack((top, second), dim=1).flatten())
-            actions = choose(hidden, 2 * done - t, left)
+            hidden = tables.look(parsers.fronts, parsers.tops)
+            actions = choose(hidden, parsers.stack_sizes, parsers.buffer_sizes)
             chosen[t, :active] = actions
-            reduces = actions == REDUCE
-            acting = reduces.nonzero().squeeze(1)
-            if tables.made + len(acting) > tables.n_nodes:
+            rows, pairs = parsers.take(actions, tables.n_leaves + tables.made)
+            if tables.made + len(rows) > tables.n_nodes:
                 return  # an illegal REDUCE, which `lockstep.trace` will name
-            made = tables.n_leaves + tables.made + torch.arange(len(acting), device=device)
-            tables.reduce(acting, torch.stack((second, top), dim=1).index_select(0, acting).flatten())
-            items[t + 1, :active] = front.index_copy(0, acting, made)
-            under = beneath[:, :active].gather(0, below.unsqueeze(0)).squeeze(0)
-            beneath[t + 1, :active] = torch.where(reduces, under, t)
-            done += ~reduces
+            tables.reduce(rows, pairs)
 
     return play
 

@@ -386,7 +386,7 @@ def following(derivations: Sequence[Sequence[int]]) -> Chooser:
 
 
 @pytest.mark.parametrize("name", COMPOSITIONS)
-def test_sampling_gives_what_encoding_the_sampled_trees_gives(name):
+def test_sampling_gives_what_encoding_the_sampled_trees_gives(name, kernels):
     machine = build(name, tracker_size=H)
     derivations, embeddings = sentences()
     known_leaf, leaf = (embeddings.clone().requires_grad_() for _ in range(2))
@@ -404,7 +404,7 @@ def test_sampling_gives_what_encoding_the_sampled_trees_gives(name):
 
 
 @pytest.mark.parametrize("lengths", [(1,), (1, 1), (2, 2), (5, 1, 3)])
-def test_sampled_trees_are_complete(lengths):
+def test_sampled_trees_are_complete(lengths, kernels):
     machine = build("tree_lstm", tracker_size=H)
     rng = torch.Generator().manual_seed(0)
     embeddings = torch.randn(len(lengths), max(lengths) + 2, E, dtype=torch.float64, generator=rng)
@@ -425,7 +425,7 @@ def test_sampled_trees_are_complete(lengths):
 @pytest.mark.parametrize(
     ("action", "message"), [(0, "row 0: SHIFT at step 3 needs"), (1, "row 0: REDUCE at step 0 needs 2")]
 )
-def test_a_chooser_may_not_break_the_rules(action, message):
+def test_a_chooser_may_not_break_the_rules(action, message, kernels):
     machine = build("tree_lstm", tracker_size=H)
     embeddings = torch.zeros(2, 3, E, dtype=torch.float64)
     with pytest.raises(IllegalTransitionError, match=message):

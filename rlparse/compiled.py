@@ -91,11 +91,30 @@ class Kernels:
             function.restype = None
         library.replay.argtypes = [ctypes.c_int64] * 2 + [ctypes.c_void_p] * 7
         library.replay.restype = ctypes.c_int64
+        library.lay_out.argtypes = [ctypes.c_int64] * 5 + [ctypes.c_void_p] * 12
+        library.lay_out.restype = None
         library.take_step.argtypes = [ctypes.c_int64] * 6 + [ctypes.c_void_p] * 13
         library.take_step.restype = ctypes.c_int64
         library.add_rows.argtypes = [ctypes.c_int64] * 2 + [ctypes.c_void_p] * 3
         library.add_rows.restype = None
         self._library = library
+
+    def lay_out(
+        self, n_tokens: int, n_keys: int, n_leaves: int, *tables: Tensor, leaves: Tensor | None
+    ) -> None:
+        """Place nodes in one table.
+
+        Args:
+            n_tokens: L, of the whole batch.
+            n_keys: Keys are below this.
+            n_leaves: U.
+            tables: Those of the function in `kernels.c`, in its order, without leaves; all int64.
+            leaves: [R, N] int64, or None.
+        """
+        pointers = [table.data_ptr() for table in tables]
+        pointers.insert(3, 0 if leaves is None else leaves.data_ptr())
+        rows, inner = tables[2].shape
+        self._library.lay_out(rows, inner + 1, n_tokens, n_keys, n_leaves, *pointers)
 
     def take_step(
         self, running: int, following: int, step: int, node: int, nothing: int, *tables: Tensor
@@ -210,15 +229,15 @@ def gate_kernels(like: Tensor) -> GateKernels | None:
     return found
 
 
-def replay_kernels(like: Tensor) -> Kernels | None:
-    """Give what replays derivations like this tensor, int64 on the CPU, where it is there.
+def replay_kernels() -> Kernels | None:
+    """Give what moves the pointers of parsers, on int64 tensors of the CPU, where it is there.
 
     Raises:
         RuntimeError: ``RLPARSE_KERNELS=compiled`` asks for it, and it cannot be built.
         ValueError: ``RLPARSE_KERNELS`` is none of its choices.
     """
     choice = _choice()
-    return None if choice == "torch" or like.device.type != "cpu" else _compiled(choice)
+    return None if choice == "torch" else _compiled(choice)
 
 
 def row_adder(like: Tensor) -> Callable[[Tensor, Tensor, Tensor], object]:

@@ -244,3 +244,48 @@ EXPORT void add_rows(int64_t n, int64_t D, float *table, const int64_t *index, c
         for (int64_t d = 0; d < D; d++) to[d] += from[d];
     }
 }
+
+/* Place the nodes of R sentences of at most N tokens in one table: what rlparse.models.stack_machine.lay_out gives.
+ *
+ * lengths [R], below [R, N - 1, 2] (node ids of children) and keys [R, N - 1], from 0 to n_keys - 1, come in; leaves [R, N]
+ * too, or NULL where every token is a leaf of its own. Written are position [R, 2 N - 1], tokens [L], children [M, 2], rows
+ * [M], roots [R], parents [L + M] and counts [n_keys], the nodes of each key. numbers [R, 2 N - 1] is room to work in.
+ */
+EXPORT void lay_out(int64_t R, int64_t N, int64_t L, int64_t n_keys, int64_t n_leaves, const int64_t *lengths,
+                    const int64_t *below, const int64_t *keys, const int64_t *leaves, int64_t *numbers, int64_t *position,
+                    int64_t *tokens, int64_t *children, int64_t *rows, int64_t *roots, int64_t *parents, int64_t *counts)
+{
+    const int64_t M = L - R, ids = 2 * N - 1;
+    for (int64_t k = 0; k < n_keys; k++) counts[k] = 0;
+    for (int64_t r = 0; r < R; r++)
+        for (int64_t j = 0; j < lengths[r] - 1; j++) counts[keys[r * (N - 1) + j]]++;
+    for (int64_t k = 0, start = 0; k < n_keys; k++) { /* for now: where each key's nodes begin */
+        const int64_t here = counts[k];
+        counts[k] = start;
+        start += here;
+    }
+    int64_t token = 0;
+    for (int64_t r = 0; r < R; r++) {
+        int64_t *number = numbers + r * ids, *place = position + r * ids;
+        for (int64_t i = 0; i < ids; i++) place[i] = n_leaves + M;
+        for (int64_t i = 0; i < lengths[r]; i++) {
+            number[i] = token;
+            place[i] = tokens[token] = leaves == NULL ? token : leaves[r * N + i];
+            token++;
+        }
+        for (int64_t j = 0; j < lengths[r] - 1; j++) {
+            const int64_t m = counts[keys[r * (N - 1) + j]]++, *pair = below + (r * (N - 1) + j) * 2;
+            number[N + j] = L + m;
+            place[N + j] = n_leaves + m;
+            rows[m] = r;
+            for (int side = 0; side < 2; side++) {
+                children[2 * m + side] = place[pair[side]];
+                parents[number[pair[side]]] = 2 * m + side;
+            }
+        }
+        const int64_t root = lengths[r] > 1 ? N + lengths[r] - 2 : 0;
+        roots[r] = place[root];
+        parents[number[root]] = 2 * M + r;
+    }
+    for (int64_t k = n_keys - 1; k > 0; k--) counts[k] -= counts[k - 1];
+}

@@ -100,6 +100,9 @@ def lay_out(trace: Trace, schedule: str, leaves: Tensor | None = None, n_leaves:
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"unknown schedule {schedule!r}; known: {', '.join(SCHEDULES)}")
+    kernels = replay_kernels()
+    if kernels is not None:
+        return _lay_out_compiled(kernels, trace, SCHEDULES[schedule](trace), leaves, n_leaves)
     lengths, device = trace.lengths, trace.lengths.device
     rows, n_inner = trace.steps.shape
     n_tokens = n_inner + 1
@@ -139,6 +142,47 @@ def lay_out(trace: Trace, schedule: str, leaves: Tensor | None = None, n_leaves:
         L,
         n_leaves,
     )
+
+
+def _lay_out_compiled(
+    kernels: Kernels, trace: Trace, keys: Tensor, leaves: Tensor | None, n_leaves: int
+) -> Layout:
+    """Do the same in one pass over the nodes, on the CPU."""
+    device = trace.lengths.device
+    lengths = trace.lengths.cpu().contiguous()
+    rows, n_inner = trace.steps.shape
+    L = int(lengths.sum())
+    M = L - rows
+    if leaves is None:
+        n_leaves = L
+    shapes = [(rows, 2 * n_inner + 1), (rows, 2 * n_inner + 1), (L,), (M, 2), (M,), (rows,), (L + M,)]
+    numbers, position, tokens, children, node_rows, roots, parents = map(lengths.new_empty, shapes)
+    counts = lengths.new_empty(trace.tops.shape[1] + 1)
+    kernels.lay_out(
+        L,
+        len(counts),
+        n_leaves,
+        lengths,
+        trace.children.cpu().contiguous(),
+        keys.cpu().contiguous(),
+        numbers,
+        position,
+        tokens,
+        children,
+        node_rows,
+        roots,
+        parents,
+        counts,
+        leaves=None if leaves is None else leaves.cpu().contiguous(),
+    )
+    sizes = [size for size in counts.tolist() if size]
+    if device.type == "cuda":
+        placed = (position, tokens, children, node_rows, roots, parents)
+        position, tokens, children, node_rows, roots, parents = (
+            table.pin_memory().to(device, non_blocking=True) for table in placed
+        )
+    own = None if leaves is None else tokens
+    return Layout(position, own, children, node_rows, roots, parents, sizes, L, n_leaves)
 
 
 def distinct_words(tokens: Tensor, n_types: int) -> tuple[Tensor, Tensor]:
@@ -432,7 +476,9 @@ class _Pass:
         of_tokens = grad.index_select(0, self.layout.parents[: self.layout.n_tokens])
         if tokens is None:
             return of_tokens
-        return grad.new_zeros(self.n_leaves, grad.shape[1]).index_add_(0, tokens, of_tokens)
+        of_leaves = grad.new_zeros(self.n_leaves, grad.shape[1])
+        row_adder(grad)(of_leaves, tokens, of_tokens)
+        return of_leaves
 
 
 class _ComposeGroups(torch.autograd.Function):
@@ -693,7 +739,7 @@ class _Parsers:
         self.beneath = lengths.new_zeros(len(active) + 1, rows)  # number of the item under each
         self.shifted = lengths.new_zeros(rows)
         self.step = 0
-        self.kernels = replay_kernels(lengths)
+        self.kernels = replay_kernels() if lengths.device.type == "cpu" else None
         self.fronts, self.tops = tokens[self.first], lengths.new_full((2 * rows,), nothing)
         self.stack_sizes, self.buffer_sizes = lengths.new_zeros(rows), lengths.clone()
 

@@ -17,6 +17,8 @@ from rlparse.models.tracker import Tracker
 from rlparse.trees import balanced, left_branching, right_branching
 from slow_reference import all_derivations, encode_one, fold, padded, random_derivation
 
+pytestmark = pytest.mark.usefixtures("kernels")
+
 E, D, H = 3, 3, 2
 LENGTHS = (4, 1, 7, 2, 3, 7, 1, 5)
 
@@ -315,14 +317,14 @@ MIXED = {
 @pytest.mark.parametrize("trees", MIXED)
 @pytest.mark.parametrize("name", COMPOSITIONS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_single_precision_agrees_with_one_sentence_at_a_time(name, schedule, trees, kernels):
+def test_single_precision_agrees_with_one_sentence_at_a_time(name, schedule, trees):
     """Values to 1e-5 of the largest, gradients to 1e-4, against the slow reference in double precision."""
     check_in_single_precision(name, 0, schedule, MIXED[trees])
 
 
 @pytest.mark.parametrize("trees", ["random", "one token", "mixed"])
 @pytest.mark.parametrize("name", COMPOSITIONS)
-def test_single_precision_with_a_tracker(name, trees, kernels):
+def test_single_precision_with_a_tracker(name, trees):
     check_in_single_precision(name, 8, "by_step", MIXED[trees])
 
 
@@ -352,7 +354,7 @@ def check_in_single_precision(
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_finite_is_seen_at_the_root(bad, kernels):
+def test_what_is_not_finite_is_seen_at_the_root(bad):
     """Or a broken run would go on unnoticed."""
     machine = StackMachine(build_composition("tree_lstm", 16, 16))
     embeddings = torch.randn(2, 5, 16)
@@ -386,7 +388,7 @@ def following(derivations: Sequence[Sequence[int]]) -> Chooser:
 
 
 @pytest.mark.parametrize("name", COMPOSITIONS)
-def test_sampling_gives_what_encoding_the_sampled_trees_gives(name, kernels):
+def test_sampling_gives_what_encoding_the_sampled_trees_gives(name):
     machine = build(name, tracker_size=H)
     derivations, embeddings = sentences()
     known_leaf, leaf = (embeddings.clone().requires_grad_() for _ in range(2))
@@ -404,7 +406,7 @@ def test_sampling_gives_what_encoding_the_sampled_trees_gives(name, kernels):
 
 
 @pytest.mark.parametrize("lengths", [(1,), (1, 1), (2, 2), (5, 1, 3)])
-def test_sampled_trees_are_complete(lengths, kernels):
+def test_sampled_trees_are_complete(lengths):
     machine = build("tree_lstm", tracker_size=H)
     rng = torch.Generator().manual_seed(0)
     embeddings = torch.randn(len(lengths), max(lengths) + 2, E, dtype=torch.float64, generator=rng)
@@ -425,7 +427,7 @@ def test_sampled_trees_are_complete(lengths, kernels):
 @pytest.mark.parametrize(
     ("action", "message"), [(0, "row 0: SHIFT at step 3 needs"), (1, "row 0: REDUCE at step 0 needs 2")]
 )
-def test_a_chooser_may_not_break_the_rules(action, message, kernels):
+def test_a_chooser_may_not_break_the_rules(action, message):
     machine = build("tree_lstm", tracker_size=H)
     embeddings = torch.zeros(2, 3, E, dtype=torch.float64)
     with pytest.raises(IllegalTransitionError, match=message):

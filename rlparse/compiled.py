@@ -47,7 +47,7 @@ CHOICES = ("auto", "torch", "compiled")
 TIMEOUT = 120
 """Seconds after which a compiler that does not answer is given up."""
 
-_POINTERS = {"tree_lstm_forward": 6, "tree_lstm_backward": 6, "lstm_forward": 5, "lstm_backward": 5}
+_POINTERS = {"tree_lstm_forward": 7, "tree_lstm_backward": 8, "lstm_forward": 5, "lstm_backward": 5}
 """Tables that each function takes, after its two sizes."""
 
 
@@ -55,20 +55,36 @@ class GateKernels(Protocol):
     """The gates of both LSTMs, each way in one pass over memory; tables are contiguous and of one dtype."""
 
     def tree_lstm_forward(
-        self, gates: Tensor, bias: Tensor, cells: Tensor, h: Tensor, c: Tensor, squashed: Tensor
+        self,
+        gates: Tensor,
+        bias: Tensor,
+        cells: Tensor,
+        pairs: Tensor,
+        h: Tensor,
+        c: Tensor,
+        squashed: Tensor,
     ) -> None:
-        """Squash gates [m, 5 D] + bias [5 D]; write h, c, tanh(c), [m, D] each; cells [m, 2 D] are the children's."""
+        """Squash gates [m, 5 D] + bias [5 D], and write h, c and tanh(c), [m, D] each.
+
+        The cells of the children are those rows of the table ``cells`` that ``pairs`` [2 m] names, left and right in
+        turn.
+        """
 
     def tree_lstm_backward(
         self,
         gates: Tensor,
         cells: Tensor,
+        pairs: Tensor,
         squashed: Tensor,
         grad_h: Tensor,
         grad_c: Tensor,
+        rows: Tensor,
         grad_cells: Tensor,
     ) -> None:
-        """Turn gates into the gradients of what they were squashed from and write those of the children's cells."""
+        """Turn gates into the gradients of what they were squashed from; write those of the children's cells, [m, 2 D].
+
+        The gradients of h and c are those rows of the tables ``grad_h`` and ``grad_c`` that ``rows`` [m] names.
+        """
 
     def lstm_forward(self, gates: Tensor, before: Tensor, h: Tensor, c: Tensor, squashed: Tensor) -> None:
         """Squash gates [m, 4 H] and write h, c and tanh(c), [m, H] each; ``before`` are the cells a step earlier."""
@@ -158,7 +174,14 @@ class Kernels:
         return not wrong
 
     def tree_lstm_forward(
-        self, gates: Tensor, bias: Tensor, cells: Tensor, h: Tensor, c: Tensor, squashed: Tensor
+        self,
+        gates: Tensor,
+        bias: Tensor,
+        cells: Tensor,
+        pairs: Tensor,
+        h: Tensor,
+        c: Tensor,
+        squashed: Tensor,
     ) -> None:
         """See `GateKernels.tree_lstm_forward`."""
         self._library.tree_lstm_forward(
@@ -166,6 +189,7 @@ class Kernels:
             gates.data_ptr(),
             bias.data_ptr(),
             cells.data_ptr(),
+            pairs.data_ptr(),
             h.data_ptr(),
             c.data_ptr(),
             squashed.data_ptr(),
@@ -175,19 +199,23 @@ class Kernels:
         self,
         gates: Tensor,
         cells: Tensor,
+        pairs: Tensor,
         squashed: Tensor,
         grad_h: Tensor,
         grad_c: Tensor,
+        rows: Tensor,
         grad_cells: Tensor,
     ) -> None:
         """See `GateKernels.tree_lstm_backward`."""
         self._library.tree_lstm_backward(
-            *grad_h.shape,
+            *squashed.shape,
             gates.data_ptr(),
             cells.data_ptr(),
+            pairs.data_ptr(),
             squashed.data_ptr(),
             grad_h.data_ptr(),
             grad_c.data_ptr(),
+            rows.data_ptr(),
             grad_cells.data_ptr(),
         )
 

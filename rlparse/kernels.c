@@ -38,14 +38,15 @@ static inline float exponential(float x)
 
 static inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
-/* gates [m, 5 D]: i, f_l, f_r, o, candidate before bias [5 D] and squashing, then after both; cells [m, 2 D] of left
- * and right. */
-EXPORT void tree_lstm_forward(int64_t m, int64_t D, float *gates, const float *bias, const float *cells, float *h, float *c,
-                              float *squashed)
+/* gates [m, 5 D]: i, f_l, f_r, o, candidate before bias [5 D] and squashing, then after both; pairs [m, 2]: rows of
+ * cells, those of left and right. */
+EXPORT void tree_lstm_forward(int64_t m, int64_t D, float *gates, const float *bias, const float *cells,
+                              const int64_t *pairs, float *h, float *c, float *squashed)
 {
     for (int64_t row = 0; row < m; row++) {
         float *restrict g = gates + row * 5 * D;
-        const float *restrict below = cells + row * 2 * D;
+        const float *restrict left = cells + pairs[2 * row] * D;
+        const float *restrict right = cells + pairs[2 * row + 1] * D;
         float *restrict own_h = h + row * D;
         float *restrict own_c = c + row * D;
         float *restrict own_s = squashed + row * D;
@@ -54,7 +55,7 @@ EXPORT void tree_lstm_forward(int64_t m, int64_t D, float *gates, const float *b
 #pragma omp simd
         for (int64_t d = 0; d < D; d++) {
             const float i = g[d];
-            const float cell = i * (2.0f * g[4 * D + d] - 1.0f) + g[D + d] * below[d] + g[2 * D + d] * below[D + d];
+            const float cell = i * (2.0f * g[4 * D + d] - 1.0f) + g[D + d] * left[d] + g[2 * D + d] * right[d];
             const float s = 2.0f * sigmoid(2.0f * cell) - 1.0f;
             own_c[d] = cell;
             own_s[d] = s;
@@ -63,16 +64,19 @@ EXPORT void tree_lstm_forward(int64_t m, int64_t D, float *gates, const float *b
     }
 }
 
-/* gates: what forward left, then the gradients of what it squashed; grad_cells [m, 2 D] is written. */
-EXPORT void tree_lstm_backward(int64_t m, int64_t D, float *gates, const float *cells, const float *squashed,
-                               const float *grad_h, const float *grad_c, float *grad_cells)
+/* gates: what forward left, then the gradients of what it squashed; the gradients of h and c are at rows [m] of their
+ * tables; grad_cells [m, 2 D] is written. */
+EXPORT void tree_lstm_backward(int64_t m, int64_t D, float *gates, const float *cells, const int64_t *pairs,
+                               const float *squashed, const float *grad_h, const float *grad_c, const int64_t *rows,
+                               float *grad_cells)
 {
     for (int64_t row = 0; row < m; row++) {
         float *restrict g = gates + row * 5 * D;
-        const float *restrict below = cells + row * 2 * D;
+        const float *restrict left = cells + pairs[2 * row] * D;
+        const float *restrict right = cells + pairs[2 * row + 1] * D;
         const float *restrict s_row = squashed + row * D;
-        const float *restrict to_h = grad_h + row * D;
-        const float *restrict to_c = grad_c + row * D;
+        const float *restrict to_h = grad_h + rows[row] * D;
+        const float *restrict to_c = grad_c + rows[row] * D;
         float *restrict to_cells = grad_cells + row * 2 * D;
 #pragma omp simd
         for (int64_t d = 0; d < D; d++) {
@@ -81,8 +85,8 @@ EXPORT void tree_lstm_backward(int64_t m, int64_t D, float *gates, const float *
             to_cells[d] = cell * l;
             to_cells[D + d] = cell * r;
             g[d] = cell * (2.0f * u - 1.0f) * i * (1.0f - i);
-            g[D + d] = cell * below[d] * l * (1.0f - l);
-            g[2 * D + d] = cell * below[D + d] * r * (1.0f - r);
+            g[D + d] = cell * left[d] * l * (1.0f - l);
+            g[2 * D + d] = cell * right[d] * r * (1.0f - r);
             g[3 * D + d] = to_h[d] * s * o * (1.0f - o);
             g[4 * D + d] = cell * 2.0f * i * u * (1.0f - u);
         }

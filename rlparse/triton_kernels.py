@@ -14,18 +14,19 @@ BLOCK = 256
 
 
 @triton.jit
-def _tree_lstm_forward(gates, bias, cells, h, c, squashed, n, D, BLOCK: tl.constexpr):
+def _tree_lstm_forward(gates, bias, cells, pairs, h, c, squashed, n, D, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n
     row, d = at // D, at % D
-    gate, below = gates + row * 5 * D + d, cells + row * 2 * D + d
-    b = bias + d
+    gate, b = gates + row * 5 * D + d, bias + d
+    left_cell = tl.load(cells + tl.load(pairs + 2 * row, inside) * D + d, inside)
+    right_cell = tl.load(cells + tl.load(pairs + 2 * row + 1, inside) * D + d, inside)
     i = tl.sigmoid(tl.load(gate, inside) + tl.load(b, inside))
     left = tl.sigmoid(tl.load(gate + D, inside) + tl.load(b + D, inside))
     right = tl.sigmoid(tl.load(gate + 2 * D, inside) + tl.load(b + 2 * D, inside))
     o = tl.sigmoid(tl.load(gate + 3 * D, inside) + tl.load(b + 3 * D, inside))
     u = tl.sigmoid(tl.load(gate + 4 * D, inside) + tl.load(b + 4 * D, inside))
-    cell = i * (2.0 * u - 1.0) + left * tl.load(below, inside) + right * tl.load(below + D, inside)
+    cell = i * (2.0 * u - 1.0) + left * left_cell + right * right_cell
     s = 2.0 * tl.sigmoid(2.0 * cell) - 1.0
     tl.store(gate, i, inside)
     tl.store(gate + D, left, inside)
@@ -38,7 +39,9 @@ def _tree_lstm_forward(gates, bias, cells, h, c, squashed, n, D, BLOCK: tl.const
 
 
 @triton.jit
-def _tree_lstm_backward(gates, cells, squashed, grad_h, grad_c, grad_cells, n, D, BLOCK: tl.constexpr):
+def _tree_lstm_backward(
+    gates, cells, pairs, squashed, grad_h, grad_c, rows, grad_cells, n, D, BLOCK: tl.constexpr
+):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n
     row, d = at // D, at % D
@@ -48,13 +51,16 @@ def _tree_lstm_backward(gates, cells, squashed, grad_h, grad_c, grad_cells, n, D
     right = tl.load(gate + 2 * D, inside)
     o = tl.load(gate + 3 * D, inside)
     u = tl.load(gate + 4 * D, inside)
-    s, to_h = tl.load(squashed + at, inside), tl.load(grad_h + at, inside)
-    cell = tl.load(grad_c + at, inside) + to_h * o * (1.0 - s * s)
+    left_cell = tl.load(cells + tl.load(pairs + 2 * row, inside) * D + d, inside)
+    right_cell = tl.load(cells + tl.load(pairs + 2 * row + 1, inside) * D + d, inside)
+    given = tl.load(rows + row, inside) * D + d
+    s, to_h = tl.load(squashed + at, inside), tl.load(grad_h + given, inside)
+    cell = tl.load(grad_c + given, inside) + to_h * o * (1.0 - s * s)
     tl.store(grad_cells + pair, cell * left, inside)
     tl.store(grad_cells + pair + D, cell * right, inside)
     tl.store(gate, cell * (2.0 * u - 1.0) * i * (1.0 - i), inside)
-    tl.store(gate + D, cell * tl.load(cells + pair, inside) * left * (1.0 - left), inside)
-    tl.store(gate + 2 * D, cell * tl.load(cells + pair + D, inside) * right * (1.0 - right), inside)
+    tl.store(gate + D, cell * left_cell * left * (1.0 - left), inside)
+    tl.store(gate + 2 * D, cell * right_cell * right * (1.0 - right), inside)
     tl.store(gate + 3 * D, to_h * s * o * (1.0 - o), inside)
     tl.store(gate + 4 * D, cell * 2.0 * i * u * (1.0 - u), inside)
 
@@ -101,25 +107,34 @@ class TritonKernels:
     """The fused gates, on contiguous tensors of a GPU; `rlparse.compiled.Kernels` says what each does."""
 
     def tree_lstm_forward(
-        self, gates: Tensor, bias: Tensor, cells: Tensor, h: Tensor, c: Tensor, squashed: Tensor
+        self,
+        gates: Tensor,
+        bias: Tensor,
+        cells: Tensor,
+        pairs: Tensor,
+        h: Tensor,
+        c: Tensor,
+        squashed: Tensor,
     ) -> None:
         """See `rlparse.compiled.Kernels.tree_lstm_forward`."""
         n, D = h.numel(), h.shape[1]
-        _tree_lstm_forward[(triton.cdiv(n, BLOCK),)](gates, bias, cells, h, c, squashed, n, D, BLOCK)
+        _tree_lstm_forward[(triton.cdiv(n, BLOCK),)](gates, bias, cells, pairs, h, c, squashed, n, D, BLOCK)
 
     def tree_lstm_backward(
         self,
         gates: Tensor,
         cells: Tensor,
+        pairs: Tensor,
         squashed: Tensor,
         grad_h: Tensor,
         grad_c: Tensor,
+        rows: Tensor,
         grad_cells: Tensor,
     ) -> None:
         """See `rlparse.compiled.Kernels.tree_lstm_backward`."""
-        n, D = grad_h.numel(), grad_h.shape[1]
+        n, D = squashed.numel(), squashed.shape[1]
         _tree_lstm_backward[(triton.cdiv(n, BLOCK),)](
-            gates, cells, squashed, grad_h, grad_c, grad_cells, n, D, BLOCK
+            gates, cells, pairs, squashed, grad_h, grad_c, rows, grad_cells, n, D, BLOCK
         )
 
     def lstm_forward(self, gates: Tensor, before: Tensor, h: Tensor, c: Tensor, squashed: Tensor) -> None:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from rlparse import PAD, lockstep
 from rlparse.compiled import gate_kernels
 from rlparse.lockstep import REDUCE, SHIFT
+from rlparse.models.cells import Children
 from rlparse.models.composition import Composition
 from rlparse.models.tracker import Tracker
 from rlparse_agents.rollout import Seen, longest_first
@@ -217,17 +218,16 @@ def play(
             second, top = pair[k].unbind(1)
             torch.where(reduces, all_beneath.index_select(0, second), top, out=pair[k + 1].select(1, 0))
             if dense:
-                others = (plane.index_select(0, pair[k].view(-1)).view(-1, 2 * D) for plane in items[1:])
-                cell.compose((both, *others), composed, cell.kept)
+                cell.compose(Children(both, items, pair[k].reshape(-1)), composed, cell.kept)
                 for leaf, made, to in zip(leaves, composed, item, strict=True):
                     torch.where(reduces.unsqueeze(1), made, leaf.index_select(0, front[k]), out=to[k])
             else:
                 chosen = reduces.nonzero().squeeze(1)
                 m = chosen.shape[0]
                 children = pair[k].index_select(0, chosen).view(-1)
-                others = (plane.index_select(0, children).view(-1, 2 * D) for plane in items[1:])
                 out = tuple(plane[:m] for plane in composed)
-                cell.compose((both.index_select(0, chosen), *others), out, tuple(x[:m] for x in cell.kept))
+                joined = Children(both.index_select(0, chosen), items, children)
+                cell.compose(joined, out, tuple(table[:m] for table in cell.kept))
                 for leaf, made, to in zip(leaves, out, item, strict=True):
                     torch.index_select(leaf, 0, front[k], out=to[k])
                     to[k].index_copy_(0, chosen, made)

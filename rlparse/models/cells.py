@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,41 @@ aten = torch.ops.aten
 
 Planes = tuple[Tensor, ...]
 """One tensor for every plane of a state."""
+
+
+class Children(NamedTuple):
+    """The children of a group of m nodes.
+
+    Attributes:
+        hidden: [m, 2 D] float. Their hidden vectors, left beside right.
+        planes: [nodes, D] float each. The states of all nodes.
+        pairs: [2 m] int64. The children's rows in ``planes``, left and right in turn.
+    """
+
+    hidden: Tensor
+    planes: Planes
+    pairs: Tensor
+
+    def plane(self, p: int) -> Tensor:
+        """Gather another plane of their states: [m, 2 D] float."""
+        return self.planes[p].index_select(0, self.pairs).view(self.hidden.shape)
+
+
+class Given(NamedTuple):
+    """The gradients of the states of a group of m nodes.
+
+    Attributes:
+        tables: [..., D] float each, one for every plane.
+        rows: [m] int64. Where in them.
+    """
+
+    tables: Planes
+    rows: Tensor
+
+    def plane(self, p: int) -> Tensor:
+        """Gather a plane of them, into memory of its own: [m, D] float."""
+        return self.tables[p].index_select(0, self.rows)
+
 
 Gradients = dict[str, Tensor]
 """Gradients by the name that the parameter has in the composition."""
@@ -78,11 +113,11 @@ class Cell(ABC):
         """
 
     @abstractmethod
-    def compose(self, children: Planes, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
+    def compose(self, children: Children, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
         """Write the states of a group of m nodes.
 
         Args:
-            children: [m, 2 D] float each.
+            children: Of the group.
             out: [m, D] float each.
             kept: This group's share of `kept`, see `groups`.
             tracker: [m, H] float, where the composition reads one.
@@ -91,9 +126,9 @@ class Cell(ABC):
     @abstractmethod
     def compose_backward(
         self,
-        children: Planes,
+        children: Children,
         states: Planes,
-        grads: Planes,
+        grads: Given,
         kept: Planes,
         grad_children: Planes,
         tracker: Tensor | None = None,
@@ -101,9 +136,9 @@ class Cell(ABC):
         """Write the gradients of a group's children.
 
         Args:
-            children: [m, 2 D] float each, as they were.
+            children: Of the group, as they were.
             states: [m, D] float each, as `compose` wrote them.
-            grads: [m, D] float each, of the group's states; overwritten.
+            grads: Of the group's states.
             kept: This group's share of `kept`; overwritten.
             grad_children: [m, 2 D] float each, written.
             tracker: [m, H] float, as it was.
@@ -113,11 +148,11 @@ class Cell(ABC):
         """
 
     @abstractmethod
-    def weight_gradients(self, children: Planes, tracker: Tensor | None = None) -> Gradients:
+    def weight_gradients(self, children: Tensor, tracker: Tensor | None = None) -> Gradients:
         """Give the gradients of the weights that `compose` reads, once every group went backward.
 
         Args:
-            children: [M, 2 D] float each, of all nodes.
+            children: [M, 2 D] float. Hidden vectors of all nodes' children.
             tracker: [M, H] float, of all nodes.
         """
 
@@ -207,10 +242,10 @@ class TreeRNNCell(Cell):
         pre = aten.tanh_backward(grads[0], states[0])
         return self.projection.backward(embeddings, (pre,))
 
-    def compose(self, children: Planes, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
+    def compose(self, children: Children, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
         """Write the states of a group; see `Cell.compose`."""
         h = out[0]
-        self.affine.write(children[0], tracker, h)
+        self.affine.write(children.hidden, tracker, h)
         if self.norm is not None:
             _normalise(h, kept[1], kept[2])
             torch.addcmul(self.norm.bias, kept[1], self.norm.weight, out=h)
@@ -218,26 +253,26 @@ class TreeRNNCell(Cell):
 
     def compose_backward(
         self,
-        children: Planes,
+        children: Children,
         states: Planes,
-        grads: Planes,
+        grads: Given,
         kept: Planes,
         grad_children: Planes,
         tracker: Tensor | None = None,
     ) -> Tensor | None:
         """Write the gradients of a group's children; see `Cell.compose_backward`."""
         pre = kept[0]
-        aten.tanh_backward.grad_input(grads[0], states[0], grad_input=pre)
+        aten.tanh_backward.grad_input(grads.plane(0), states[0], grad_input=pre)
         if self.norm is not None:
             kept[3].copy_(pre)
             pre.copy_(_normalise_backward(pre * self.norm.weight, kept[1], kept[2]))
         self.affine.backward(pre, grad_children[0])
         return self.affine.tracker_gradient(pre)
 
-    def weight_gradients(self, children: Planes, tracker: Tensor | None = None) -> Gradients:
+    def weight_gradients(self, children: Tensor, tracker: Tensor | None = None) -> Gradients:
         """Give the gradients of the weights; see `Cell.weight_gradients`."""
         found = {
-            "combine.weight": self.affine.gradient(self.grad_pre, children[0], tracker),
+            "combine.weight": self.affine.gradient(self.grad_pre, children, tracker),
             "combine.bias": self.grad_pre.sum(0),
         }
         if self.norm is not None:
@@ -276,39 +311,43 @@ class TreeLSTMCell(Cell):
         """Go backward through `leaf`; see `Cell.leaf_backward`."""
         return self.projection.backward(embeddings, grads)
 
-    def compose(self, children: Planes, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
+    def compose(self, children: Children, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
         """Write the states of a group; see `Cell.compose`."""
         D = self.size
         gates, squashed = kept
         h, c = out
-        self.affine.write(children[0], tracker, gates)
+        self.affine.write(children.hidden, tracker, gates)
         if self.kernels is not None:
-            self.kernels.tree_lstm_forward(gates, self.bias, children[1], h, c, squashed)
+            cells = children.planes[1]
+            self.kernels.tree_lstm_forward(gates, self.bias, cells, children.pairs, h, c, squashed)
             return
+        c_left, c_right = children.plane(1).split(D, dim=1)
         i, f_left, f_right, o, g = gates.sigmoid_().view(-1, 5, D).unbind(1)
         # c = i (2 g - 1) + f_l c_l + f_r c_r
-        torch.mul(f_left, children[1][:, :D], out=c)
-        c.addcmul_(f_right, children[1][:, D:]).sub_(i).addcmul_(i, g, value=2.0)
+        torch.mul(f_left, c_left, out=c)
+        c.addcmul_(f_right, c_right).sub_(i).addcmul_(i, g, value=2.0)
         torch.mul(c, 2.0, out=squashed)
         torch.add(self.minus_one, squashed.sigmoid_(), alpha=2.0, out=squashed)
         torch.mul(o, squashed, out=h)
 
     def compose_backward(
         self,
-        children: Planes,
+        children: Children,
         states: Planes,
-        grads: Planes,
+        grads: Given,
         kept: Planes,
         grad_children: Planes,
         tracker: Tensor | None = None,
     ) -> Tensor | None:
         """Write the gradients of a group's children; see `Cell.compose_backward`."""
         gates, squashed = kept
-        grad_h, grad_c = grads
         if self.kernels is None:
-            self._gates_backward(children[1], grad_h, grad_c, kept, grad_children[1])
+            self._gates_backward(children.plane(1), grads.plane(0), grads.plane(1), kept, grad_children[1])
         else:
-            self.kernels.tree_lstm_backward(gates, children[1], squashed, grad_h, grad_c, grad_children[1])
+            cells, (grad_h, grad_c) = children.planes[1], grads.tables
+            self.kernels.tree_lstm_backward(
+                gates, cells, children.pairs, squashed, grad_h, grad_c, grads.rows, grad_children[1]
+            )
         self.affine.backward(gates, grad_children[0])
         return self.affine.tracker_gradient(gates)
 
@@ -334,10 +373,10 @@ class TreeLSTMCell(Cell):
         torch.mul(grad_c.mul_(2.0), i, out=blocks[:, 4])
         aten.sigmoid_backward.grad_input(outer, gates, grad_input=gates)
 
-    def weight_gradients(self, children: Planes, tracker: Tensor | None = None) -> Gradients:
+    def weight_gradients(self, children: Tensor, tracker: Tensor | None = None) -> Gradients:
         """Give the gradients of the weights; see `Cell.weight_gradients`."""
         D = self.size
-        weight = self.affine.gradient(self.gates, children[0], tracker)
+        weight = self.affine.gradient(self.gates, children, tracker)
         bias = self.gates.sum(0)
         weight[4 * D :].mul_(2.0)
         bias[4 * D :].mul_(2.0)
@@ -373,30 +412,31 @@ class NormalisedTreeLSTMCell(Cell):
         """Go backward through `leaf`; see `Cell.leaf_backward`."""
         return self.projection.backward(embeddings, grads)
 
-    def compose(self, children: Planes, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
+    def compose(self, children: Children, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
         """Write the states of a group; see `Cell.compose`."""
         D = self.size
         gates, normed, scale, normed_c, scale_c, squashed, _ = kept
         h, c = out
         norm = self.composition.cell_norm
         assert norm is not None
-        self.affine.write(children[0], tracker, gates.view(-1, 5 * D))
+        self.affine.write(children.hidden, tracker, gates.view(-1, 5 * D))
         _normalise(gates, normed, scale)
         torch.addcmul(self.composition.combine.bias.view(5, D), normed, self.composition.gain, out=gates)
         gates[:, :4].sigmoid_()
         gates[:, 4].tanh_()
         i, f_left, f_right, o, g = gates.unbind(1)
+        c_left, c_right = children.plane(1).split(D, dim=1)
         torch.mul(i, g, out=c)
-        c.addcmul_(f_left, children[1][:, :D]).addcmul_(f_right, children[1][:, D:])
+        c.addcmul_(f_left, c_left).addcmul_(f_right, c_right)
         _normalise(c, normed_c, scale_c)
         torch.addcmul(norm.bias, normed_c, norm.weight, out=squashed)
         torch.mul(o, squashed.tanh_(), out=h)
 
     def compose_backward(
         self,
-        children: Planes,
+        children: Children,
         states: Planes,
-        grads: Planes,
+        grads: Given,
         kept: Planes,
         grad_children: Planes,
         tracker: Tensor | None = None,
@@ -404,11 +444,11 @@ class NormalisedTreeLSTMCell(Cell):
         """Write the gradients of a group's children; see `Cell.compose_backward`."""
         D = self.size
         gates, normed, scale, normed_c, scale_c, squashed, outer = kept
-        grad_h, grad_c = grads
+        grad_h, grad_c = grads.plane(0), grads.plane(1)
         norm = self.composition.cell_norm
         assert norm is not None
         i, _, _, o, g = gates.unbind(1)
-        both = children[1].view(-1, 2, D)
+        both = children.plane(1).view(-1, 2, D)
         torch.mul(grad_h, squashed, out=outer[:, 3])
         grad_h.mul_(o)
         aten.tanh_backward.grad_input(grad_h, squashed, grad_input=squashed)
@@ -425,12 +465,12 @@ class NormalisedTreeLSTMCell(Cell):
         self.affine.backward(flat, grad_children[0])
         return self.affine.tracker_gradient(flat)
 
-    def weight_gradients(self, children: Planes, tracker: Tensor | None = None) -> Gradients:
+    def weight_gradients(self, children: Tensor, tracker: Tensor | None = None) -> Gradients:
         """Give the gradients of the weights; see `Cell.weight_gradients`."""
         _, normed, _, normed_c, _, grad_squashed, outer = self.kept
         flat = self.gates.view(-1, 5 * self.size)
         return {
-            "combine.weight": self.affine.gradient(flat, children[0], tracker),
+            "combine.weight": self.affine.gradient(flat, children, tracker),
             "combine.bias": outer.sum(0).flatten(),
             "gain": (outer * normed).sum(0),
             "cell_norm.weight": (grad_squashed * normed_c).sum(0),
@@ -473,26 +513,26 @@ class GatedCell(Cell):
             grads = (_normalise_backward(grads[0], states[0], self.leaf_scale),)
         return self.projection.backward(embeddings, grads)
 
-    def compose(self, children: Planes, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
+    def compose(self, children: Children, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
         """Write the states of a group; see `Cell.compose`."""
         D = self.size
         wide, _, blocks = kept[:3]
         h = out[0]
-        self.widen.write(children[0], tracker, wide)
+        self.widen.write(children.hidden, tracker, wide)
         self.combine.forward(wide.relu_(), blocks.view(-1, 4 * D))
         blocks[:, :3].sigmoid_()
         g_left, g_right, g_new, candidate = blocks.unbind(1)
         torch.mul(g_new, candidate, out=h)
-        h.addcmul_(g_left, children[0][:, :D]).addcmul_(g_right, children[0][:, D:])
+        h.addcmul_(g_left, children.hidden[:, :D]).addcmul_(g_right, children.hidden[:, D:])
         if self.normalised:
             _normalise(h, kept[3], kept[4])
             h.copy_(kept[3])
 
     def compose_backward(
         self,
-        children: Planes,
+        children: Children,
         states: Planes,
-        grads: Planes,
+        grads: Given,
         kept: Planes,
         grad_children: Planes,
         tracker: Tensor | None = None,
@@ -500,12 +540,14 @@ class GatedCell(Cell):
         """Write the gradients of a group's children; see `Cell.compose_backward`."""
         D = self.size
         wide, grad_wide, blocks = kept[:3]
-        grad = _normalise_backward(grads[0], kept[3], kept[4]) if self.normalised else grads[0]
+        grad = grads.plane(0)
+        if self.normalised:
+            grad = _normalise_backward(grad, kept[3], kept[4])
         of_both = grad.unsqueeze(1)
         candidate = blocks[:, 3]
         through = of_both * blocks[:, :2]  # straight to the children, past the candidate
         outer = torch.empty_like(blocks)
-        torch.mul(of_both, children[0].view(-1, 2, D), out=outer[:, :2])
+        torch.mul(of_both, children.hidden.view(-1, 2, D), out=outer[:, :2])
         torch.mul(grad, candidate, out=outer[:, 2])
         torch.mul(grad, blocks[:, 2], out=candidate)
         blocks[:, :3] = aten.sigmoid_backward(outer[:, :3], blocks[:, :3])
@@ -515,11 +557,11 @@ class GatedCell(Cell):
         grad_children[0].view(-1, 2, D).add_(through)
         return self.widen.tracker_gradient(grad_wide)
 
-    def weight_gradients(self, children: Planes, tracker: Tensor | None = None) -> Gradients:
+    def weight_gradients(self, children: Tensor, tracker: Tensor | None = None) -> Gradients:
         """Give the gradients of the weights; see `Cell.weight_gradients`."""
         flat = self.blocks.view(-1, 4 * self.size)
         return {
-            "widen.weight": self.widen.gradient(self.grad_wide, children[0], tracker),
+            "widen.weight": self.widen.gradient(self.grad_wide, children, tracker),
             "widen.bias": self.grad_wide.sum(0),
             "combine.weight": self.combine.weight_gradient(flat, self.wide),
             "combine.bias": flat.sum(0),
@@ -547,7 +589,7 @@ class RecomputingCell(Cell):
             made = self.composition.leaf(embeddings)
         return self._differentiate(made, (embeddings,), torch.cat(grads, dim=1))[0], {}
 
-    def compose(self, children: Planes, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
+    def compose(self, children: Children, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
         """Write the states of a group; see `Cell.compose`."""
         states = self.composition(*self._sides(children), tracker)
         for plane, made in zip(out, states.split(self.size, dim=1), strict=True):
@@ -555,9 +597,9 @@ class RecomputingCell(Cell):
 
     def compose_backward(
         self,
-        children: Planes,
+        children: Children,
         states: Planes,
-        grads: Planes,
+        grads: Given,
         kept: Planes,
         grad_children: Planes,
         tracker: Tensor | None = None,
@@ -570,22 +612,22 @@ class RecomputingCell(Cell):
             made = self.composition(*asked, tracker)
         if tracker is not None:
             asked.append(tracker)
-        left, right, *rest = self._differentiate(made, asked, torch.cat(grads, dim=1))
+        given = torch.cat([grads.plane(p) for p in range(len(grads.tables))], dim=1)
+        left, right, *rest = self._differentiate(made, asked, given)
         for p, grad in enumerate(grad_children):
             span = slice(p * self.size, (p + 1) * self.size)
             torch.cat((left[:, span], right[:, span]), dim=1, out=grad)
         return rest[0] if rest else None
 
-    def weight_gradients(self, children: Planes, tracker: Tensor | None = None) -> Gradients:
+    def weight_gradients(self, children: Tensor, tracker: Tensor | None = None) -> Gradients:
         """Give the gradients of the weights; see `Cell.weight_gradients`."""
         return self.found
 
-    def _sides(self, children: Planes) -> list[Tensor]:
+    def _sides(self, children: Children) -> list[Tensor]:
         """Give the states of left and right children, [m, state_size] each, of their own memory."""
         D = self.size
-        return [
-            torch.cat([plane[:, span] for plane in children], dim=1) for span in (slice(D), slice(D, None))
-        ]
+        planes = [children.hidden, *(children.plane(p) for p in range(1, len(children.planes)))]
+        return [torch.cat([plane[:, span] for plane in planes], dim=1) for span in (slice(D), slice(D, None))]
 
     def _differentiate(self, made: Tensor, asked: Sequence[Tensor], grad: Tensor) -> list[Tensor]:
         """Give the gradients of ``asked`` and add up those of the weights."""

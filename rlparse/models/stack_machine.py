@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rlparse import PAD, lockstep
 from rlparse.compiled import Kernels, replay_kernels, row_adder
 from rlparse.lockstep import REDUCE, Trace
-from rlparse.models.cells import Cell, Planes
+from rlparse.models.cells import Cell, Children, Given, Planes
 from rlparse.models.composition import Composition
 from rlparse.models.tracker import Tracker, TrackerCell
 
@@ -381,10 +381,9 @@ def _compose(composition: Composition, layout: Layout, embeddings: Tensor) -> tu
 class _Group(NamedTuple):
     """Views into the tables of a pass, for the nodes that are composed together."""
 
-    pairs: Tensor  # [2 m] table rows of their children, left and right in turn
+    gathered: Tensor  # [2 m, D] hidden vectors of their children
+    children: Children  # the same, and where the rest of their states is
     parents: Tensor  # [m] where backward finds the gradients of their states
-    gathered: Planes  # [2 m, D] each: their children's states
-    children: Planes  # [m, 2 D] each: the same memory
     states: Planes  # [m, D] each: their own
     kept: Planes  # what the cell keeps of them
 
@@ -397,47 +396,47 @@ class _Pass:
     """
 
     def __init__(self, composition: Composition, layout: Layout, like: Tensor) -> None:
-        D = composition.hidden_size
         self.layout = layout
         self.n_leaves, self.n_nodes = layout.n_leaves, layout.children.shape[0]
+        self.n_planes = composition.state_multiple
         self.cell: Cell = composition.cell(self.n_nodes, like)
-        self.children = tuple(like.new_empty(self.n_nodes, 2 * D) for _ in range(composition.state_multiple))
+        self.children = like.new_empty(self.n_nodes, 2 * composition.hidden_size)
         self.planes: Planes = ()
         self.groups: list[_Group] = []
 
     def forward(self, embeddings: Tensor) -> Planes:
         """Fill tables of new memory: [U + M + 1, D] each, the last row zeros."""
         rows = self.n_leaves + self.n_nodes
-        planes = tuple(embeddings.new_empty(rows + 1, self.cell.size) for _ in self.children)
+        planes = tuple(embeddings.new_empty(rows + 1, self.cell.size) for _ in range(self.n_planes))
         for plane in planes:
             plane[rows].zero_()
         self.planes, self.groups = planes, self._cut(planes)
         self.cell.leaf(embeddings, tuple(plane[: self.n_leaves] for plane in planes))
-        compose = self.cell.compose
-        for pairs, _, gathered, children, states, kept in self.groups:
-            for plane, room in zip(planes, gathered, strict=True):
-                torch.index_select(plane, 0, pairs, out=room)
+        compose, hidden = self.cell.compose, planes[0]
+        for gathered, children, _, states, kept in self.groups:
+            torch.index_select(hidden, 0, children.pairs, out=gathered)
             compose(children, states, kept)
         return planes
 
     def _cut(self, planes: Planes) -> list[_Group]:
         """Cut every table into the groups of the layout."""
         sizes, doubled = self.layout.sizes, [2 * size for size in self.layout.sizes]
-
-        def cut(tables: Planes, lengths: list[int]) -> list[Planes]:
-            return list(zip(*(table.split(lengths) for table in tables), strict=True))
-
-        own = tuple(plane[self.n_leaves : self.n_leaves + self.n_nodes] for plane in planes)
-        gathered = tuple(children.view(2 * self.n_nodes, self.cell.size) for children in self.children)
-        parts = (
+        own = (plane[self.n_leaves : self.n_leaves + self.n_nodes].split(sizes) for plane in planes)
+        parts = zip(
+            self.children.view(2 * self.n_nodes, self.cell.size).split(doubled),
+            self.children.split(sizes),
             self.layout.children.flatten().split(doubled),
             self.layout.parents[self.layout.n_tokens :].split(sizes),
-            cut(gathered, doubled),
-            cut(self.children, sizes),
-            cut(own, sizes),
+            zip(*own, strict=True),
             self.cell.groups(sizes),
+            strict=True,
         )
-        return [_Group(*group) for group in zip(*parts, strict=True)] if sizes else []
+        if not sizes:
+            return []
+        return [
+            _Group(gathered, Children(hidden, planes, pairs), parents, states, kept)
+            for gathered, hidden, pairs, parents, states, kept in parts
+        ]
 
     def backward(
         self, embeddings: Tensor, grad_roots: Tensor | None, grad_table: Tensor | None
@@ -449,19 +448,19 @@ class _Pass:
             grad[2 * M :].zero_()
         if grad_roots is not None:
             grads[0][2 * M :] = grad_roots
+        of_nodes = None
+        if grad_table is not None:
+            of_nodes = grad_table.clone()
+            of_nodes[:U].zero_()  # leaves get theirs once, however often they occur
+            grads[0][2 * M :].add_(of_nodes.index_select(0, self.layout.roots))
         cut = zip(*(grad[: 2 * M].view(M, 2 * D).split(self.layout.sizes) for grad in grads), strict=True)
         to_children = list(cut) if M else []
-        scratch = tuple(embeddings.new_empty(max(self.layout.sizes, default=0), D) for _ in grads)
-        both = list(zip(grads, scratch, strict=True))
-        end = U + M
+        backward = self.cell.compose_backward
         for group, grad_children in zip(reversed(self.groups), reversed(to_children), strict=True):
-            _, parents, _, children, states, kept = group
-            size = len(parents)
-            own = tuple(torch.index_select(grad, 0, parents, out=room[:size]) for grad, room in both)
-            if grad_table is not None:
-                own[0].add_(grad_table[end - size : end])
-            self.cell.compose_backward(children, states, own, kept, grad_children)
-            end -= size
+            _, children, parents, states, kept = group
+            backward(children, states, Given(grads, parents), kept, grad_children)
+            if of_nodes is not None:
+                grad_children[0].add_(of_nodes.index_select(0, children.pairs).view(-1, 2 * D))
         leaves = tuple(self._of_leaves(grad) for grad in grads)
         if grad_table is not None:
             leaves[0].add_(grad_table[:U])
@@ -536,7 +535,9 @@ class _StepPass:
         self.active: list[int] = (2 * lengths - 1 > numbers).sum(1).tolist()
         self.cell: Cell = composition.cell(self.n_nodes, like)
         self.tracker = TrackerCell(tracker, self.active, like)
-        self.children = tuple(like.new_empty(self.n_nodes, 2 * D) for _ in range(composition.state_multiple))
+        self.n_planes = composition.state_multiple
+        self.children = like.new_empty(self.n_nodes, 2 * D)
+        self.numbers = torch.arange(self.n_leaves + self.n_nodes, device=like.device)
         self.read = like.new_empty(self.n_nodes, H)  # what each node's composition read of the tracker
         self.planes: Planes = ()
         self.steps: list[_Step] = []
@@ -545,7 +546,7 @@ class _StepPass:
     def start(self, embeddings: Tensor) -> None:
         """Write the leaves into tables of new memory: [L + M + 1, D] each, the last row zeros."""
         rows = self.n_leaves + self.n_nodes
-        self.planes = tuple(embeddings.new_empty(rows + 1, self.cell.size) for _ in self.children)
+        self.planes = tuple(embeddings.new_empty(rows + 1, self.cell.size) for _ in range(self.n_planes))
         for plane in self.planes:
             plane[rows].zero_()
         self.cell.leaf(embeddings, tuple(plane[: self.n_leaves] for plane in self.planes))
@@ -575,14 +576,14 @@ class _StepPass:
         if not size:
             return
         torch.index_select(self.tracker.views[t][-1], 0, rows, out=self.read[group])
-        for plane, children in zip(self.planes, self.children, strict=True):
-            torch.index_select(plane, 0, pairs, out=children[group].view(2 * size, -1))
-        self.cell.compose(*self._views(group), self.read[group])
+        room = self.children[group].view(2 * size, self.cell.size)
+        torch.index_select(self.planes[0], 0, pairs, out=room)
+        self.cell.compose(*self._views(group, pairs), self.read[group])
 
-    def _views(self, group: slice) -> tuple[Planes, Planes, Planes]:
+    def _views(self, group: slice, pairs: Tensor) -> tuple[Children, Planes, Planes]:
         own = slice(self.n_leaves + group.start, self.n_leaves + group.stop)
         return (
-            tuple(children[group] for children in self.children),
+            Children(self.children[group], self.planes, pairs),
             tuple(plane[own] for plane in self.planes),
             tuple(table[group] for table in self.cell.kept),
         )
@@ -607,10 +608,12 @@ class _StepPass:
                 start = self.tracker.starts[t]
                 hidden.add_(grad_tracked[start : start + active])
             if size:
-                children, states, kept = self._views(group)
-                own = tuple(grad[U + group.start : U + group.stop] for grad in grads)
-                to_children = tuple(torch.empty_like(plane) for plane in children)
-                read = self.cell.compose_backward(children, states, own, kept, to_children, self.read[group])
+                children, states, kept = self._views(group, pairs)
+                given = Given(grads, self.numbers[U + group.start : U + group.stop])
+                to_children = tuple(torch.empty_like(children.hidden) for _ in grads)
+                read = self.cell.compose_backward(
+                    children, states, given, kept, to_children, self.read[group]
+                )
                 assert read is not None
                 add_rows(hidden, rows, read)
                 for grad, to_child in zip(grads, to_children, strict=True):

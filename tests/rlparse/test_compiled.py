@@ -121,7 +121,11 @@ def test_gates_are_what_they_should_be(scale):
     torch.manual_seed(0)
     pre, cells, bias = scale * torch.randn(m, 5 * D), torch.randn(m, 2 * D), torch.randn(5 * D)
     gates, h, c, squashed = pre.clone(), *(torch.full((m, D), -9.0) for _ in range(3))
-    kernels.tree_lstm_forward(gates, bias, cells, h, c, squashed)
+    # The cells of the children lie in a table, in any order, and so do the gradients of h and c.
+    shuffled = torch.randperm(2 * m)
+    table = torch.empty(2 * m, D)
+    table[shuffled] = cells.view(2 * m, D)
+    kernels.tree_lstm_forward(gates, bias, table, shuffled, h, c, squashed)
     exact = ((pre.double() + bias) / torch.tensor([1.0, 1, 1, 1, 2]).repeat_interleave(D)).requires_grad_()
     below = cells.double().requires_grad_()
     i, left, right, o = (1 / (1 + torch.exp(-x)) for x in exact[:, : 4 * D].chunk(4, dim=1))
@@ -132,7 +136,9 @@ def test_gates_are_what_they_should_be(scale):
     grad_h, grad_c, grad_cells = torch.randn(m, D), torch.randn(m, D), torch.empty(m, 2 * D)
     loss = (wanted_h * grad_h.double()).sum() + (wanted_c * grad_c.double()).sum()
     wanted_gates, wanted_cells = torch.autograd.grad(loss, (exact, below))
-    kernels.tree_lstm_backward(gates, cells, squashed, grad_h, grad_c, grad_cells)
+    rows = torch.randperm(m)
+    tables = [torch.empty(m, D).index_copy_(0, rows, grad) for grad in (grad_h, grad_c)]
+    kernels.tree_lstm_backward(gates, table, shuffled, squashed, *tables, rows, grad_cells)
     gates[:, 4 * D :] *= 2  # of the candidate, which was doubled
     torch.testing.assert_close(gates.double(), wanted_gates, rtol=0, atol=1e-5)
     torch.testing.assert_close(grad_cells.double(), wanted_cells, rtol=0, atol=1e-5)

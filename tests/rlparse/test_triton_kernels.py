@@ -34,9 +34,12 @@ def test_the_gates_of_a_tree_lstm():
     gates, grad_cells = pre.clone(), torch.empty_like(cells)
     own_h, own_c, squashed = (torch.empty_like(to_h) for _ in range(3))
     kernels = TritonKernels()
-    kernels.tree_lstm_forward(gates, bias, cells, own_h, own_c, squashed)
+    shuffled, rows = torch.randperm(2 * M).to(DEVICE), torch.randperm(M).to(DEVICE)
+    table = torch.empty(2 * M, D, device=DEVICE).index_copy_(0, shuffled, cells.view(2 * M, D))
+    kernels.tree_lstm_forward(gates, bias, table, shuffled, own_h, own_c, squashed)
     torch.testing.assert_close((own_h, own_c), (h.detach(), c.detach()), rtol=0, atol=2e-6)
-    kernels.tree_lstm_backward(gates, cells, squashed, to_h, to_c, grad_cells)
+    tables = [torch.empty_like(to_h).index_copy_(0, rows, grad) for grad in (to_h, to_c)]
+    kernels.tree_lstm_backward(gates, table, shuffled, squashed, *tables, rows, grad_cells)
     torch.testing.assert_close((gates, grad_cells), wanted, rtol=0, atol=1e-5)
 
 

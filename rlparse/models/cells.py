@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from rlparse.compiled import gate_kernels
 from rlparse.models.products import Product
+from rlparse.models.tables import give_back, room
 
 if TYPE_CHECKING:
     from rlparse.models.composition import BinaryTreeLSTM, Composition, GatedRecursiveCell, TreeRNN
@@ -92,6 +93,11 @@ class Cell(ABC):
         if not self.kept:
             return [()] * len(sizes)
         return list(zip(*(table.split(list(sizes)) for table in self.kept), strict=True))
+
+    def release(self) -> None:
+        """Give the tables back, once nobody asks this cell for anything more."""
+        give_back(*self.kept)
+        self.kept = ()
 
     @abstractmethod
     def leaf(self, embeddings: Tensor, out: Planes) -> None:
@@ -226,11 +232,11 @@ class TreeRNNCell(Cell):
         self.projection = _Projection(composition.project, 1)
         self.affine = _Affine(composition.combine.weight, composition.combine.bias, 2 * D)
         self.norm = composition.norm
-        self.grad_pre = like.new_empty(n_nodes, D)
+        self.grad_pre = room(like, n_nodes, D)
         self.kept = (self.grad_pre,)
         if self.norm is not None:
             # What the norm gave, 1 / sd, and the gradient behind the norm, which that of its gain needs.
-            self.kept += (like.new_empty(n_nodes, D), like.new_empty(n_nodes, 1), like.new_empty(n_nodes, D))
+            self.kept += (room(like, n_nodes, D), room(like, n_nodes, 1), room(like, n_nodes, D))
 
     def leaf(self, embeddings: Tensor, out: Planes) -> None:
         """Write the states of single tokens; see `Cell.leaf`."""
@@ -300,8 +306,8 @@ class TreeLSTMCell(Cell):
         self.bias = bias  # fused gates add it themselves, which is cheaper than a product does
         self.affine = _Affine(weight, bias if self.kernels is None else None, 2 * D)
         self.minus_one = like.new_full((), -1.0)
-        self.gates = like.new_empty(n_nodes, 5 * D)
-        self.kept = (self.gates, like.new_empty(n_nodes, D))  # the second is tanh(c)
+        self.gates = room(like, n_nodes, 5 * D)
+        self.kept = (self.gates, room(like, n_nodes, D))  # the second is tanh(c)
 
     def leaf(self, embeddings: Tensor, out: Planes) -> None:
         """Write the states of single tokens; see `Cell.leaf`."""
@@ -392,15 +398,15 @@ class NormalisedTreeLSTMCell(Cell):
         self.composition = composition
         self.projection = _Projection(composition.project, 2)
         self.affine = _Affine(composition.combine.weight, None, 2 * D)
-        self.gates = like.new_empty(n_nodes, 5, D)  # then the gradient of what follows the affine map
-        self.outer = like.new_empty(n_nodes, 5, D)  # gradient of the gates before they are squashed
+        self.gates = room(like, n_nodes, 5, D)  # then the gradient of what follows the affine map
+        self.outer = room(like, n_nodes, 5, D)  # gradient of the gates before they are squashed
         self.kept = (
             self.gates,
-            like.new_empty(n_nodes, 5, D),  # normalised blocks
-            like.new_empty(n_nodes, 5, 1),  # and their 1 / sd
-            like.new_empty(n_nodes, D),  # normalised c
-            like.new_empty(n_nodes, 1),  # and its 1 / sd
-            like.new_empty(n_nodes, D),  # tanh of it, then its gradient
+            room(like, n_nodes, 5, D),  # normalised blocks
+            room(like, n_nodes, 5, 1),  # and their 1 / sd
+            room(like, n_nodes, D),  # normalised c
+            room(like, n_nodes, 1),  # and its 1 / sd
+            room(like, n_nodes, D),  # tanh of it, then its gradient
             self.outer,
         )
 
@@ -489,14 +495,14 @@ class GatedCell(Cell):
         self.projection = _Projection(composition.project, 1)
         self.widen = _Affine(composition.widen.weight, composition.widen.bias, 2 * D)
         self.combine = _Affine(composition.combine.weight, composition.combine.bias, 4 * D)
-        self.grad_wide = like.new_empty(n_nodes, 4 * D)
-        self.blocks = like.new_empty(
-            n_nodes, 4, D
+        self.grad_wide = room(like, n_nodes, 4 * D)
+        self.blocks = room(
+            like, n_nodes, 4, D
         )  # gates and candidate, then their gradients before the squashing
-        self.wide = like.new_empty(n_nodes, 4 * D)
+        self.wide = room(like, n_nodes, 4 * D)
         self.kept = (self.wide, self.grad_wide, self.blocks)
         if self.normalised:
-            self.kept += (like.new_empty(n_nodes, D), like.new_empty(n_nodes, 1))
+            self.kept += (room(like, n_nodes, D), room(like, n_nodes, 1))
             self.leaf_scale: Tensor | None = None
 
     def leaf(self, embeddings: Tensor, out: Planes) -> None:

@@ -23,6 +23,7 @@ from rlparse.compiled import Kernels, replay_kernels, row_adder
 from rlparse.lockstep import REDUCE, Trace
 from rlparse.models.cells import Cell, Children, Given, Planes
 from rlparse.models.composition import Composition
+from rlparse.models.tables import give_back, room
 from rlparse.models.tracker import Tracker, TrackerCell
 
 ScheduleName = Literal["by_step", "by_level"]
@@ -373,7 +374,7 @@ def _compose(composition: Composition, layout: Layout, embeddings: Tensor) -> tu
     """Give the roots' hidden vectors [R, D] and the whole table, from the embeddings of the leaves [U, E]."""
     named = {name: p for name, p in composition.named_parameters() if p.requires_grad}
     roots, table = _ComposeGroups.apply(  # type: ignore[no-untyped-call]  # torch does not annotate `apply`
-        composition, layout, tuple(named), embeddings, *named.values()
+        composition, layout, tuple(named), torch.is_grad_enabled(), embeddings, *named.values()
     )
     return roots, table
 
@@ -393,23 +394,23 @@ class _Pass:
 
     Gradients lie by the parent: row ``2 m + side`` of a table holds the gradient of the m-th node's child on that
     side, and the roots' gradients follow, ``2 M + r``. `Layout.parents` tells every token and node where that is.
+    Backward overwrites what forward kept and gives it back; before another one, forward has to fill it again.
     """
 
-    def __init__(self, composition: Composition, layout: Layout, like: Tensor) -> None:
-        self.layout = layout
+    def __init__(self, composition: Composition, layout: Layout) -> None:
+        self.composition, self.layout = composition, layout
         self.n_leaves, self.n_nodes = layout.n_leaves, layout.children.shape[0]
-        self.n_planes = composition.state_multiple
-        self.cell: Cell = composition.cell(self.n_nodes, like)
-        self.children = like.new_empty(self.n_nodes, 2 * composition.hidden_size)
-        self.planes: Planes = ()
-        self.groups: list[_Group] = []
+        self.filled = False
 
     def forward(self, embeddings: Tensor) -> Planes:
-        """Fill tables of new memory: [U + M + 1, D] each, the last row zeros."""
-        rows = self.n_leaves + self.n_nodes
-        planes = tuple(embeddings.new_empty(rows + 1, self.cell.size) for _ in range(self.n_planes))
+        """Fill the tables, and give those of the states, of new memory: [U + M + 1, D] each, the last row zeros."""
+        D, rows = self.composition.hidden_size, self.n_leaves + self.n_nodes
+        self.cell: Cell = self.composition.cell(self.n_nodes, embeddings)
+        self.children = room(embeddings, self.n_nodes, 2 * D)
+        planes = tuple(embeddings.new_empty(rows + 1, D) for _ in range(self.composition.state_multiple))
         for plane in planes:
             plane[rows].zero_()
+        self.filled = True
         self.planes, self.groups = planes, self._cut(planes)
         self.cell.leaf(embeddings, tuple(plane[: self.n_leaves] for plane in planes))
         compose, hidden = self.cell.compose, planes[0]
@@ -441,9 +442,11 @@ class _Pass:
     def backward(
         self, embeddings: Tensor, grad_roots: Tensor | None, grad_table: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Give the gradients of embeddings and weights; what the cell kept is overwritten."""
+        """Give the gradients of embeddings and weights."""
+        if not self.filled:
+            self.forward(embeddings)
         D, M, U = self.cell.size, self.n_nodes, self.n_leaves
-        grads = tuple(embeddings.new_empty(2 * M + len(self.layout.roots), D) for _ in self.planes)
+        grads = tuple(room(embeddings, 2 * M + len(self.layout.roots), D) for _ in self.planes)
         for grad in grads:
             grad[2 * M :].zero_()
         if grad_roots is not None:
@@ -467,7 +470,17 @@ class _Pass:
         grad_embeddings, found = self.cell.leaf_backward(
             embeddings, tuple(plane[:U] for plane in self.planes), leaves
         )
-        return grad_embeddings, found | self.cell.weight_gradients(self.children)
+        found |= self.cell.weight_gradients(self.children)
+        give_back(*grads)
+        self.release()
+        return grad_embeddings, found
+
+    def release(self) -> None:
+        """Give back all tables but those of the states."""
+        give_back(self.children)
+        self.cell.release()
+        del self.children, self.cell, self.groups
+        self.filled = False
 
     def _of_leaves(self, grad: Tensor) -> Tensor:
         """Add up the gradients of the tokens that share a leaf: [U, D]."""
@@ -489,12 +502,15 @@ class _ComposeGroups(torch.autograd.Function):
         composition: Composition,
         layout: Layout,
         names: tuple[str, ...],
+        recorded: bool,
         embeddings: Tensor,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        tables = _Pass(composition, layout, embeddings)
+        tables = _Pass(composition, layout)
         planes = tables.forward(embeddings)
-        ctx.tables, ctx.names, ctx.spent = tables, names, False
+        if not (recorded and any(ctx.needs_input_grad)):  # nobody will go backward
+            tables.release()
+        ctx.tables, ctx.names = tables, names
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(embeddings, *planes)
         # Not the table itself, which `tables` holds: it would keep its own graph alive.
@@ -506,11 +522,8 @@ class _ComposeGroups(torch.autograd.Function):
         embeddings, *_ = ctx.saved_tensors  # which raises if the table was changed meanwhile
         embeddings = embeddings.detach()
         tables: _Pass = ctx.tables
-        if ctx.spent:  # a graph that is kept for several backwards: fill again what the last one overwrote
-            tables.forward(embeddings)
-        ctx.spent = True
         grad_embeddings, found = tables.backward(embeddings, grad_roots, grad_table)
-        return None, None, None, grad_embeddings, *(found.get(name) for name in ctx.names)
+        return None, None, None, None, grad_embeddings, *(found.get(name) for name in ctx.names)
 
 
 class _StepPass:

@@ -369,12 +369,10 @@ def test_autocast_is_the_same_up_to_rounding(embedding, batch):
 
 
 def test_what_is_switched_is_restored(monkeypatch):
-    before = torch.get_float32_matmul_precision()
-    work = switches.under(lambda: switches.matmul_precision("medium"), lambda: 1)
-    assert work() == 1
-    with switches.matmul_precision("medium"):
-        assert torch.get_float32_matmul_precision() == "medium"
-    assert torch.get_float32_matmul_precision() == before
+    before = torch.get_num_threads()
+    work = switches.under(lambda: switches.threads(before + 1), torch.get_num_threads)
+    assert work() == before + 1
+    assert torch.get_num_threads() == before
     with switches.threads(torch.get_num_threads() + 1):
         assert torch.get_num_threads() > 1
     for value in ("auto", None):

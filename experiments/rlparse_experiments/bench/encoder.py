@@ -18,9 +18,10 @@ from rlparse_experiments.bench.dynet_tree_lstm import DynetTreeLSTM
 from rlparse_experiments.bench.list_spinn import encode_with_lean_lists, encode_with_lists
 from rlparse_experiments.bench.measuring import Contender, Section, Work
 from rlparse_experiments.bench.plain_tree_lstm import encode_one_by_one
-from rlparse_experiments.bench.switches import matmul_precision, not_compiled, under
+from rlparse_experiments.bench.switches import not_compiled, under
 from rlparse_experiments.bench.workload import Sentences, draw_sentences, listops_lengths, snli_lengths
-from rlparse_experiments.config import BenchConfig
+from rlparse_experiments.config import BenchConfig, Precision
+from rlparse_experiments.precision import matmul_precision
 
 BY_LEVEL, BY_STEP = "rlparse, by level", "rlparse, by step"
 BY_LEVEL_TORCH = "rlparse, by level, not compiled"
@@ -149,7 +150,7 @@ def contenders(
     batches: Sequence[Sentences],
     *,
     seed: int,
-    precision: str = "highest",
+    precision: Precision = "highest",
     names: Sequence[str] = IN_FULL,
 ) -> list[Contender]:
     """Give the encoders of some names, in one size."""
@@ -186,7 +187,7 @@ def sections(config: BenchConfig) -> list[Section]:
     def snli(
         hidden_size: int,
         *,
-        precision: str = "highest",
+        precision: Precision = "highest",
         names: Sequence[str] = IN_FULL,
         distinct: bool = False,
     ) -> list[Contender]:

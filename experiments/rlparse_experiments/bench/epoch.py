@@ -16,13 +16,13 @@ from rlparse.corpora.examples import NLI_LABELS
 from rlparse.models.nli_model import NLIModel
 from rlparse_agents.rollout import uniform_trees
 from rlparse_experiments.bench.measuring import Contender, Section, Unavailable, Work
-from rlparse_experiments.bench.switches import matmul_precision
 from rlparse_experiments.bench.workload import WORDS, snli_lengths
-from rlparse_experiments.config import BenchConfig
+from rlparse_experiments.config import BenchConfig, Precision
+from rlparse_experiments.precision import matmul_precision
 
 KEY = "epoch"
 FLOAT32, TF32 = "float32", "TF32"
-PRECISIONS = {FLOAT32: "highest", TF32: "high"}
+PRECISIONS: dict[str, Precision] = {FLOAT32: "highest", TF32: "high"}
 
 PAIRS = 550_000
 HIDDEN_SIZE = 300
@@ -57,7 +57,7 @@ def _draw_batch(lengths: Tensor, generator: torch.Generator) -> Batch:
 
 
 def epoch_seconds(
-    batches: list[Batch], hidden_size: int, device: torch.device, precision: str, seed: int
+    batches: list[Batch], hidden_size: int, device: torch.device, precision: Precision, seed: int
 ) -> float:
     """Train a classifier along the given trees over all batches, after three of them to warm up.
 
@@ -100,7 +100,7 @@ def section(config: BenchConfig) -> Section:
         drawn = draw_batches(pairs, BATCH_PAIRS, config.seed)
         return [Batch(*(field.pin_memory() for field in batch)) for batch in drawn]
 
-    def prepare(precision: str) -> Work:
+    def prepare(precision: Precision) -> Work:
         if not torch.cuda.is_available():
             raise Unavailable("no CUDA device")
         return partial(epoch_seconds, batches(), size, torch.device("cuda"), precision, config.seed)

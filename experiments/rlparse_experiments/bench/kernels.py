@@ -1,8 +1,8 @@
 """How many kernels a training step launches.
 
 On a CUDA device they are counted by torch's profiler. Without one the count is that of the operators that PyTorch
-dispatches on the CPU and that are no views: their twins, of which some would be several kernels and some none. rlparse's
-own compiled gates are counted among them, as the one kernel each that they are on a GPU.
+dispatches on the CPU and that are no views: their twins, of which some would be several kernels and some none.
+rlparse's compiled gates are counted among them, as the one kernel that each is on a GPU.
 """
 
 from __future__ import annotations

@@ -27,17 +27,6 @@ def threads(number: int) -> Iterator[None]:
 
 
 @contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
-    """Multiply matrices in this precision of ``torch.set_float32_matmul_precision``."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@contextmanager
 def torch_kernels() -> Iterator[None]:
     """Let rlparse use nothing that it has compiled."""
     before = os.environ.get(KERNELS)

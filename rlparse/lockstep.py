@@ -179,7 +179,8 @@ class Trace(NamedTuple):
 
     def to(self, device: torch.device) -> Trace:
         """Copy to a device what is not there yet; to a GPU without waiting for it."""
-        fields = (field.pin_memory() if device.type == "cuda" else field for field in self)
+        pins = device.type == "cuda"
+        fields = (field.pin_memory() if pins and not field.is_cuda else field for field in self)
         return Trace(*(field.to(device, non_blocking=True) for field in fields))
 
 
@@ -195,18 +196,18 @@ def trace(transitions: Tensor, lengths: Tensor) -> Trace:
         IllegalTransitionError: A transition is not legal where it stands.
         MalformedTreeError: A row stops before one tree covers its sentence, or goes on after it.
     """
-    if transitions.dim() != 2 or transitions.shape[1] % 2 == 0 or transitions.shape[0] != lengths.shape[0]:
+    if transitions.dim() != 2 or transitions.shape[1] % 2 == 0 or lengths.shape != transitions.shape[:1]:
         raise ValueError(
-            f"transitions must be [R, 2N - 1] with R = {lengths.shape[0]} rows, got {tuple(transitions.shape)}"
+            f"transitions must be [R, 2N - 1] and lengths [R], got {tuple(transitions.shape)} and {tuple(lengths.shape)}"
         )
     rows, n_steps = transitions.shape
     n_tokens = (n_steps + 1) // 2
     device = lengths.device
-    transitions = transitions.long()
+    transitions, lengths = transitions.long(), lengths.long()
     kernels = replay_kernels()
     if kernels is not None:
         # On a GPU too: one copy there and back costs less than a hundred small kernels.
-        found = _empty_trace(lengths.long().cpu().contiguous(), n_tokens)
+        found = _empty_trace(lengths.cpu().contiguous(), n_tokens)
         if kernels.replay(transitions.cpu().contiguous(), *found):
             return found._replace(lengths=lengths) if device.type == "cpu" else found.to(device)
         # Something is wrong: what follows says what.

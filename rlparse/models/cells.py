@@ -12,7 +12,8 @@ children of m nodes are [m, 2 D] in each plane, left beside right, which is what
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -72,6 +73,23 @@ EPSILON = 1e-5
 """Added to a variance before its root, as `torch.nn.functional.layer_norm` does."""
 
 
+def refuse_second_derivatives() -> None:
+    """Raise where backward is asked to be differentiable itself: that is when autograd leaves gradients on in it."""
+    if torch.is_grad_enabled():
+        raise NotImplementedError(
+            "the stack machine's backward is written by hand and has no derivative of its own: second derivatives "
+            "through a tree encoder (create_graph=True) are not there; differentiate only once"
+        )
+
+
+def without_autocast(like: Tensor) -> AbstractContextManager[None]:
+    """Compute in the dtype that tensors have: what is written into preallocated tables cannot be cast on the way."""
+    kind = like.device.type
+    if kind not in ("cpu", "cuda") or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
 class Cell(ABC):
     """One pass of a composition over the leaves and nodes of a batch.
 
@@ -83,9 +101,6 @@ class Cell(ABC):
 
     def __init__(self, composition: Composition, n_nodes: int, like: Tensor) -> None:
         self.size = composition.hidden_size
-        self.tracked = composition.tracker_size > 0
-        self.n_nodes = n_nodes
-        self.like = like
         self.kept: Planes = ()
 
     def groups(self, sizes: Sequence[int]) -> list[Planes]:
@@ -575,28 +590,35 @@ class GatedCell(Cell):
 
 
 class RecomputingCell(Cell):
-    """Any composition: backward composes each group once more and lets autograd differentiate it."""
+    """Any composition: backward composes each group once more and lets autograd differentiate it.
+
+    Each time in the state that torch's generators had, so that dropout and other noise is the same.
+    """
 
     def __init__(self, composition: Composition, n_nodes: int, like: Tensor) -> None:
         super().__init__(composition, n_nodes, like)
         self.composition = composition
         self.weights = {name: p for name, p in composition.named_parameters() if p.requires_grad}
         self.found: Gradients = {}
+        self.devices = [like.device.index or 0] if like.is_cuda else []
+        self.randomness: list[tuple[Tensor, list[Tensor]]] = []
 
     def leaf(self, embeddings: Tensor, out: Planes) -> None:
         """Write the states of single tokens; see `Cell.leaf`."""
+        self._remember()
         for plane, states in zip(out, self.composition.leaf(embeddings).split(self.size, dim=1), strict=True):
             plane.copy_(states)
 
     def leaf_backward(self, embeddings: Tensor, states: Planes, grads: Planes) -> tuple[Tensor, Gradients]:
         """Go backward through `leaf`; see `Cell.leaf_backward`."""
-        with torch.enable_grad():
+        with self._as_before(), torch.enable_grad():
             embeddings = embeddings.detach().requires_grad_()
             made = self.composition.leaf(embeddings)
         return self._differentiate(made, (embeddings,), torch.cat(grads, dim=1))[0], {}
 
     def compose(self, children: Children, out: Planes, kept: Planes, tracker: Tensor | None = None) -> None:
         """Write the states of a group; see `Cell.compose`."""
+        self._remember()
         states = self.composition(*self._sides(children), tracker)
         for plane, made in zip(out, states.split(self.size, dim=1), strict=True):
             plane.copy_(made)
@@ -614,7 +636,7 @@ class RecomputingCell(Cell):
         asked = [side.requires_grad_() for side in self._sides(children)]
         if tracker is not None:
             tracker = tracker.detach().requires_grad_()
-        with torch.enable_grad():
+        with self._as_before(), torch.enable_grad():
             made = self.composition(*asked, tracker)
         if tracker is not None:
             asked.append(tracker)
@@ -627,7 +649,24 @@ class RecomputingCell(Cell):
 
     def weight_gradients(self, children: Tensor, tracker: Tensor | None = None) -> Gradients:
         """Give the gradients of the weights; see `Cell.weight_gradients`."""
-        return self.found
+        found, self.found = self.found, {}
+        return found
+
+    def _remember(self) -> None:
+        """Note the state of torch's generators before a composition; backward takes the notes from the end."""
+        self.randomness.append(
+            (torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in self.devices])
+        )
+
+    @contextmanager
+    def _as_before(self) -> Iterator[None]:
+        """Put the generators into the state that was noted last, for a while."""
+        of_cpu, of_devices = self.randomness.pop()
+        with torch.random.fork_rng(self.devices):
+            torch.set_rng_state(of_cpu)
+            for device, state in zip(self.devices, of_devices, strict=True):
+                torch.cuda.set_rng_state(state, device)
+            yield
 
     def _sides(self, children: Children) -> list[Tensor]:
         """Give the states of left and right children, [m, state_size] each, of their own memory."""

@@ -7,6 +7,8 @@ sees (`Composition.hidden`); a TreeLSTM carries its memory cell behind them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,14 +60,28 @@ class Composition(nn.Module, ABC):
     def cell(self, n_nodes: int, like: Tensor) -> Cell:
         """Begin one pass over a batch, as the stack machine asks for it.
 
-        A composition of one's own works as it is: backward composes every node once more and lets autograd
-        differentiate it. The ones here have their backward written by hand.
+        The compositions here have their forward and backward written by hand. One of your own works as it is, and so
+        does one of these that was changed (a subclass, hooks, weights that are parametrised, shared or left out):
+        backward composes every node once more and lets autograd differentiate it.
 
         Args:
             n_nodes: Nodes that will be composed.
             like: Gives dtype and device.
         """
-        return cells.RecomputingCell(self, n_nodes, like)
+        by_hand = BY_HAND.get(type(self))
+        if by_hand is None or not self._is_plain():
+            return cells.RecomputingCell(self, n_nodes, like)
+        return by_hand(self, n_nodes, like)
+
+    def _is_plain(self) -> bool:
+        """Tell whether nothing but its own formula and its own weights make this composition's states."""
+        if any(module._forward_hooks or module._forward_pre_hooks for module in self.modules()):
+            return False
+        return {name for name, _ in self.named_parameters()} == self.own_weights()
+
+    def own_weights(self) -> set[str]:
+        """Give the names of the weights that the composition was published with."""
+        return set()
 
     def hidden(self, state: Tensor) -> Tensor:
         """Give the part of a state that others read: [..., state_size] to [..., D]."""
@@ -97,9 +113,9 @@ class TreeRNN(Composition):
         self.combine = nn.Linear(2 * hidden_size + tracker_size, hidden_size)
         self.norm = nn.LayerNorm(hidden_size) if layer_norm else None
 
-    def cell(self, n_nodes: int, like: Tensor) -> Cell:
-        """Begin one pass; see `Composition.cell`."""
-        return cells.TreeRNNCell(self, n_nodes, like)
+    def own_weights(self) -> set[str]:
+        """Give their names; see `Composition.own_weights`."""
+        return _of("project", "combine", *(["norm"] if self.layer_norm else []))
 
     def leaf(self, embeddings: Tensor) -> Tensor:
         """Project the embedding: W_e e + b, squashed like every other node."""
@@ -138,10 +154,9 @@ class BinaryTreeLSTM(Composition):
         with torch.no_grad():
             self.combine.bias[hidden_size : 3 * hidden_size] = 1.0
 
-    def cell(self, n_nodes: int, like: Tensor) -> Cell:
-        """Begin one pass; see `Composition.cell`."""
-        kind = cells.NormalisedTreeLSTMCell if self.layer_norm else cells.TreeLSTMCell
-        return kind(self, n_nodes, like)
+    def own_weights(self) -> set[str]:
+        """Give their names; see `Composition.own_weights`."""
+        return _of("project", "combine") | (_of("cell_norm") | {"gain"} if self.layer_norm else set())
 
     def leaf(self, embeddings: Tensor) -> Tensor:
         """Map the embedding linearly to (h, c)."""
@@ -187,9 +202,9 @@ class GatedRecursiveCell(Composition):
         self.widen = nn.Linear(2 * hidden_size + tracker_size, 4 * hidden_size)
         self.combine = nn.Linear(4 * hidden_size, 4 * hidden_size)
 
-    def cell(self, n_nodes: int, like: Tensor) -> Cell:
-        """Begin one pass; see `Composition.cell`."""
-        return cells.GatedCell(self, n_nodes, like)
+    def own_weights(self) -> set[str]:
+        """Give their names; see `Composition.own_weights`."""
+        return _of("project", "widen", "combine")
 
     def leaf(self, embeddings: Tensor) -> Tensor:
         """Map the embedding linearly, then normalise."""
@@ -205,6 +220,22 @@ class GatedRecursiveCell(Composition):
     def _norm(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, (self.hidden_size,)) if self.layer_norm else x
 
+
+def _of(*modules: str) -> set[str]:
+    return {f"{module}.{name}" for module in modules for name in ("weight", "bias")}
+
+
+def _tree_lstm_cell(composition: BinaryTreeLSTM, n_nodes: int, like: Tensor) -> Cell:
+    kind = cells.NormalisedTreeLSTMCell if composition.layer_norm else cells.TreeLSTMCell
+    return kind(composition, n_nodes, like)
+
+
+BY_HAND: dict[type[Composition], Callable[[Any, int, Tensor], Cell]] = {
+    TreeRNN: cells.TreeRNNCell,
+    BinaryTreeLSTM: _tree_lstm_cell,
+    GatedRecursiveCell: cells.GatedCell,
+}
+"""How the compositions here are computed in a pass, forward and backward."""
 
 COMPOSITIONS: dict[str, type[Composition]] = {
     "tree_rnn": TreeRNN,

@@ -62,11 +62,20 @@ class Product:
 
 def _rounds(weight: Tensor) -> bool:
     """Tell whether products with this weight are to be of bfloat16 numbers."""
-    if weight.dtype != torch.float32 or torch.get_float32_matmul_precision() != "medium":
+    if weight.dtype != torch.float32 or not _medium():
         return False
     if weight.device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return weight.device.type == "cpu" and _cpu_has_bfloat16()
+
+
+def _medium() -> bool:
+    """Tell whether bfloat16 is allowed inside of float32 products."""
+    try:
+        return torch.get_float32_matmul_precision() == "medium"
+    except RuntimeError:  # it was set by torch's newer switches, a backend at a time
+        matmul = getattr(torch.backends.mkldnn, "matmul", None)
+        return str(getattr(matmul, "fp32_precision", "none")) == "bf16"
 
 
 def _cpu_has_bfloat16() -> bool:

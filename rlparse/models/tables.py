@@ -16,8 +16,8 @@ from torch import Tensor
 LARGE = 2**24
 """Bytes from which on a table is kept; the C library keeps smaller blocks itself."""
 
-MOST = 12
-"""Tables that are kept at most: those of one pass, whose sizes change from batch to batch."""
+MOST = 2**31
+"""Bytes that are kept at most; what was given back first goes first."""
 
 _lock = threading.Lock()
 _free: list[Tensor] = []
@@ -26,7 +26,8 @@ _free: list[Tensor] = []
 def room(like: Tensor, *shape: int) -> Tensor:
     """Give a table with any contents, of ``like``'s dtype and device, that was given back or is new."""
     size = math.prod(shape)
-    if like.device.type != "cpu" or size * like.element_size() < LARGE:
+    small = size * like.element_size() < LARGE
+    if small or like.device.type != "cpu" or torch.is_inference_mode_enabled():
         return like.new_empty(shape)
     with _lock:
         fitting = [
@@ -45,12 +46,22 @@ def give_back(*tables: Tensor) -> None:
     blocks = {
         table.untyped_storage().data_ptr(): torch.empty(0, dtype=table.dtype).set_(table.untyped_storage())
         for table in tables
-        if table.device.type == "cpu" and table.untyped_storage().nbytes() >= LARGE
+        # A tensor made in inference mode cannot be written outside of it.
+        if table.device.type == "cpu"
+        and not table.is_inference()
+        and table.untyped_storage().nbytes() >= LARGE
     }
     if not blocks:
         return
     with _lock:
         assert blocks.keys().isdisjoint(block.data_ptr() for block in _free), "a table was given back twice"
         _free.extend(blocks.values())
-        _free.sort(key=Tensor.numel)
-        del _free[:-MOST]
+        kept = sum(block.nbytes for block in _free)
+        while kept > MOST:
+            kept -= _free.pop(0).nbytes
+
+
+def forget() -> None:
+    """Free all memory that is kept for the next pass."""
+    with _lock:
+        _free.clear()

@@ -237,9 +237,9 @@ def test_apply_says_which_row_broke_which_rule():
 @pytest.mark.parametrize(
     ("transitions", "lengths", "message"),
     [
-        ([[0, 0, 1, 2]], [2], r"must be \[R, 2N - 1\] with R = 1 rows, got \(1, 4\)"),
-        ([[0, 0, 1]], [2, 2], r"must be \[R, 2N - 1\] with R = 2 rows, got \(1, 3\)"),
-        ([0, 0, 1], [2], r"must be \[R, 2N - 1\] with R = 1 rows, got \(3,\)"),
+        ([[0, 0, 1, 2]], [2], r"must be \[R, 2N - 1\] and lengths \[R\], got \(1, 4\)"),
+        ([[0, 0, 1]], [2, 2], r"must be \[R, 2N - 1\] and lengths \[R\], got \(1, 3\)"),
+        ([0, 0, 1], [2], r"must be \[R, 2N - 1\] and lengths \[R\], got \(3,\)"),
         ([[0, 0, 1]], [3], r"lengths must be from 1 to 2, got 3 in row 0"),
         ([[0, 0, 1], [0, 3, 1]], [2, 2], r"PAD\), found 3 in row 1 at step 1"),
         ([[0, 0, 1], [0, -1, 1]], [2, 2], r"PAD\), found -1 in row 1 at step 1"),

@@ -44,11 +44,28 @@ def test_a_table_serves_only_its_own_kind_and_about_its_size():
     assert room(LIKE, 104).data_ptr() == where  # made a little larger than it was asked for
 
 
-def test_only_so_many_are_kept():
-    given = [room(LIKE, 100 + n) for n in range(tables.MOST + 3)]
-    give_back(*given)
-    assert len(tables._free) == tables.MOST
-    assert min(block.numel() for block in tables._free) >= 103
+def test_only_so_much_is_kept_and_the_newest(monkeypatch):
+    monkeypatch.setattr(tables, "MOST", 3000)
+    large, *small = room(LIKE, 600), *(room(LIKE, 50) for _ in range(4))
+    give_back(large)
+    assert len(tables._free) == 1
+    for table in small:
+        give_back(table)
+    assert [block.numel() for block in tables._free] == [56] * 4
+    tables.forget()
+    assert tables._free == []
+
+
+def test_inference_mode_leaves_nothing_behind():
+    """Its tensors cannot be written outside of it."""
+    machine = StackMachine(build_composition("tree_lstm", 6, 6))
+    trace = lockstep.trace(padded([[0, 0, 1]]), torch.tensor([2]))
+    run(machine, 0)
+    with torch.inference_mode():
+        machine(torch.randn(1, 2, 6), trace)
+        give_back(room(LIKE, 10))
+    run(machine, 1)
+    run(machine, 2)
 
 
 def test_small_tables_are_left_to_the_c_library(monkeypatch):

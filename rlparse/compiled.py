@@ -2,20 +2,24 @@
 
 Optional. What `rlparse.lockstep`, `rlparse.models.cells` and `rlparse.models.tracker` do with torch says the same and
 serves everywhere else. The library is built once, on first use, into a cache folder of the user, under a name that
-depends on source, compiler and processor. The environment variable ``RLPARSE_KERNELS`` chooses: ``auto`` (the default)
-takes what there is, ``torch`` never compiles, ``compiled`` raises where that fails. On GPUs `triton_kernels` has the
-same gates.
+depends on source, compiler and processor. Where that folder cannot be written, or others could write there too, each
+process builds its own in a temporary folder that is removed at exit. The environment variable ``RLPARSE_KERNELS``
+chooses: ``auto`` (the default) takes what there is, ``torch`` never compiles, ``compiled`` raises where that fails. On
+GPUs `triton_kernels` has the same gates.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import hashlib
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -28,7 +32,7 @@ from torch import Tensor
 SOURCE = Path(__file__).with_name("kernels.c")
 
 FLAGS = [
-    *("-O3", "-march=native", "-fopenmp-simd", "-fPIC", "-shared"),
+    *("-O3", "-fopenmp-simd", "-fPIC", "-shared"),
     # Sums may be reordered, as vectors need it; NaN and infinity keep their meaning, so that a bad loss is seen.
     *(
         "-fno-math-errno",
@@ -39,8 +43,11 @@ FLAGS = [
     ),
 ]
 
-WIDE = "-mprefer-vector-width=512"
+NATIVE, WIDE = "-march=native", "-mprefer-vector-width=512"
 """GCC and clang prefer half of AVX-512's width on many processors; a memory-bound loop wants all of it."""
+
+ATTEMPTS = ((NATIVE, WIDE), (NATIVE,), ())
+"""Flags to try in turn: not every processor has such vectors, and Apple's older clang does not know its own."""
 
 CHOICES = ("auto", "torch", "compiled")
 
@@ -303,53 +310,110 @@ def load_triton() -> GateKernels | None:
 @functools.cache
 def load() -> Kernels | str:
     """Build the library, or find it built, once a process; where that fails, say why."""
-    compiler = os.environ.get("CC") or next((cc for cc in ("cc", "gcc", "clang") if shutil.which(cc)), None)
-    if compiler is None:
-        return (
-            "there is no C compiler (cc, gcc or clang); install one or name it in the environment variable CC"
-        )
     try:
-        version = _run(compiler, "--version")
-        told = (SOURCE.read_text(encoding="utf-8"), compiler, version, *FLAGS, _processor())
-        name = hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
-        path = cache_folder() / f"kernels-{name}.so"
-        if not path.is_file():
-            _build(compiler, path)
-        return Kernels(path)
-    except (OSError, subprocess.SubprocessError, AttributeError) as error:
-        detail = getattr(error, "stderr", None) or str(error)
-        return f"{type(error).__name__}: {detail.strip()}"
+        compiler = _compiler()
+        if not compiler:
+            return "there is no C compiler (cc, gcc or clang); install one or name it in the environment variable CC"
+        version = _run(*compiler, "--version")
+        flags = [flag for attempt in (FLAGS, *ATTEMPTS) for flag in attempt]
+        told = (SOURCE.read_text(encoding="utf-8"), *compiler, version, *flags, _processor())
+    except _FAILURES as error:
+        return _reason(error)
+    name = f"kernels-{hashlib.sha256(chr(10).join(told).encode()).hexdigest()[:16]}.so"
+    reasons = []
+    for find_folder in (cache_folder, _temporary_folder):
+        try:
+            return Kernels(_find_or_build(compiler, find_folder() / name))
+        except _FAILURES as error:
+            reasons.append(_reason(error))
+    return "; ".join(dict.fromkeys(reasons))
 
 
 def cache_folder() -> Path:
     """Give the user's folder for built libraries."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "rlparse"
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # "If an implementation encounters a relative path [...] it should consider the path invalid and ignore it."
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "rlparse" / "kernels"
+
+
+_FAILURES = (OSError, subprocess.SubprocessError, RuntimeError, ValueError, AttributeError)
+"""What can go wrong: files and compilers; no home folder; quotes in CC that do not close; a library without a name."""
+
+
+def _reason(error: Exception) -> str:
+    said = error.stderr if isinstance(error, subprocess.CalledProcessError) else ""
+    return f"{type(error).__name__}: {(said or str(error)).strip()}"
+
+
+def _temporary_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="rlparse-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _compiler() -> list[str]:
+    """Give the words that call the compiler, none where there is none; CC may be several: ``ccache gcc``."""
+    words = shlex.split(os.environ.get("CC", ""), posix=os.name == "posix")
+    return words or [name for name in ("cc", "gcc", "clang") if shutil.which(name)][:1]
 
 
 def _processor() -> str:
     """Tell processors apart that a home folder may be shared by: what ``-march=native`` looks at."""
+    system = platform.platform() + platform.processor()
+    if platform.system() == "Darwin":
+        try:
+            return system + _run("sysctl", "-n", "machdep.cpu.brand_string")
+        except (OSError, subprocess.SubprocessError):
+            return system
     flags = Path("/proc/cpuinfo")
     if flags.is_file():
         lines = flags.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(
             sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
         )
-    return platform.platform() + platform.processor()
+    return system
 
 
-def _build(compiler: str, path: Path) -> None:
+def _find_or_build(compiler: list[str], path: Path) -> Path:
+    """Give the path of a library that nobody else can have written: to load it is to run it."""
+    for folder in (path.parent.parent, path.parent):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _refuse_strangers(path.parent)
+    if not path.is_file():
+        _build(compiler, path)
+    _refuse_strangers(path)
+    return path
+
+
+def _refuse_strangers(path: Path) -> None:
+    if os.name != "posix":
+        return
+    found, user = path.stat(), os.geteuid()
+    if found.st_uid != user:
+        raise PermissionError(f"{path} belongs to user {found.st_uid}, not to {user}, who would run it")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(
+            f"{path} can be written by other users ({stat.filemode(found.st_mode)}); chmod go-w would help"
+        )
+
+
+def _build(compiler: list[str], path: Path) -> None:
     """Compile to a temporary name, then rename, so that two processes may do so at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        try:
-            _run(compiler, *FLAGS, WIDE, "-o", str(made), str(SOURCE), "-lm")
-        except subprocess.CalledProcessError:  # processors without such vectors
-            _run(compiler, *FLAGS, "-o", str(made), str(SOURCE), "-lm")
+        for attempt in ATTEMPTS:
+            try:
+                _run(*compiler, *FLAGS, *attempt, "-o", str(made), str(SOURCE), "-lm")
+                break
+            except subprocess.CalledProcessError:
+                if attempt == ATTEMPTS[-1]:
+                    raise
+        made.chmod(0o700)
         made.replace(path)
 
 
 def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT, check=True
+    )
     return done.stdout

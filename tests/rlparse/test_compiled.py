@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
 import stat
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -40,7 +45,7 @@ def test_the_library_is_built_once(fresh, monkeypatch):
     needs_a_compiler()
     first = compiled.load()
     assert isinstance(first, Kernels)
-    assert [first.path] == list((fresh / "cache" / "rlparse").iterdir())
+    assert [first.path] == list((fresh / "cache" / "rlparse" / "kernels").iterdir())
     compiled.load.cache_clear()
     monkeypatch.setattr(compiled, "_build", lambda *_: pytest.fail("built a second time"))
     second = compiled.load()
@@ -80,6 +85,152 @@ def test_a_compiler_that_fails_is_given_up(fresh, monkeypatch, script, reason):
         gate_kernels(like)
     left = [path for path in (fresh / "cache").rglob("*") if path.is_file()]
     assert left == []
+
+
+def test_a_home_that_cannot_be_found_does_without_a_cache(fresh, monkeypatch):
+    """Path.home() raises where HOME is not set and the user has no entry: some containers."""
+    needs_a_compiler()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("TMPDIR", str(fresh))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    found = compiled.load()
+    assert isinstance(found, Kernels)
+    assert found.path.parent.parent == fresh
+
+
+def test_a_compiler_may_print_what_is_no_text(fresh, monkeypatch):
+    monkeypatch.setenv("CC", fake_compiler(fresh, "printf '\\377'; printf '\\376' >&2; exit 1"))
+    assert compiled.load() == "CalledProcessError: \ufffd"
+    needs_a_compiler()
+    compiled.load.cache_clear()
+    monkeypatch.setenv(
+        "CC", fake_compiler(fresh, "[ $1 = --version ] && printf '\\377' && exit 0; exec cc \"$@\"")
+    )
+    assert isinstance(compiled.load(), Kernels)
+
+
+def test_a_compiler_may_be_several_words(fresh, monkeypatch):
+    needs_a_compiler()
+    wrapper = fake_compiler(fresh, f'echo "$@" >> {fresh}/calls; exec "$@"')
+    monkeypatch.setenv("CC", f"'{wrapper}' cc")
+    first = compiled.load()
+    assert isinstance(first, Kernels)
+    assert (fresh / "calls").read_text().splitlines()[0] == "cc --version"
+    monkeypatch.setenv("CC", f"'{wrapper}' cc -O2")
+    compiled.load.cache_clear()
+    second = compiled.load()
+    assert isinstance(second, Kernels)
+    assert first.path != second.path
+
+
+def test_quotes_that_do_not_close_are_no_error(fresh, monkeypatch):
+    monkeypatch.setenv("CC", "'gcc")
+    assert gate_kernels(torch.zeros(1)) is None
+    assert compiled.load() == "ValueError: No closing quotation"
+
+
+def test_a_compiler_that_does_not_know_its_processor_still_serves(fresh, monkeypatch):
+    """Apple's clang, before it knew -march=native."""
+    needs_a_compiler()
+    script = 'case "$*" in *-march=native*) exit 1;; esac; exec cc "$@"'
+    monkeypatch.setenv("CC", fake_compiler(fresh, script))
+    assert isinstance(compiled.load(), Kernels)
+
+
+def test_apples_chips_are_told_apart(fresh, monkeypatch):
+    needs_a_compiler()
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    programs = fresh / "bin"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    found = []
+    for script in ("echo Apple M1", "echo Apple M2", "exit 1"):
+        Path(fake_compiler(programs, script)).rename(programs / "sysctl")
+        compiled.load.cache_clear()
+        found.append(compiled.load())
+    assert len({kernels.path for kernels in found}) == 3
+
+
+def test_a_relative_cache_folder_is_ignored(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "somewhere")
+    assert compiled.cache_folder() == Path.home() / ".cache" / "rlparse" / "kernels"
+
+
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="needs the owners and modes of POSIX")
+
+
+@needs_posix
+def test_nobody_else_can_write_what_is_loaded(fresh):
+    needs_a_compiler()
+    before = os.umask(0o002)
+    try:
+        found = compiled.load()
+    finally:
+        os.umask(before)
+    assert isinstance(found, Kernels)
+    assert found.path.is_relative_to(fresh / "cache")
+    for path in (found.path, found.path.parent, found.path.parent.parent):
+        assert path.stat().st_mode & 0o777 == 0o700
+
+
+def a_folder(path: Path) -> Path:
+    return path.parent
+
+
+def the_library(path: Path) -> Path:
+    return path
+
+
+@needs_posix
+@pytest.mark.parametrize("which", [a_folder, the_library])
+@pytest.mark.parametrize("mode", [0o720, 0o702])
+def test_what_others_can_write_is_not_loaded(fresh, monkeypatch, which, mode):
+    needs_a_compiler()
+    first = compiled.load()
+    assert isinstance(first, Kernels)
+    which(first.path).chmod(mode)
+    compiled.load.cache_clear()
+    second = compiled.load()
+    assert isinstance(second, Kernels)
+    assert not second.path.is_relative_to(fresh)
+    assert second.path.parent.stat().st_mode & 0o777 == 0o700
+
+    def no_folder(**_: str) -> str:
+        raise OSError("no room for a temporary folder")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", no_folder)
+    compiled.load.cache_clear()
+    reason = compiled.load()
+    assert isinstance(reason, str)
+    assert f"PermissionError: {which(first.path)} can be written by other users" in reason
+    assert "; OSError: no room for a temporary folder" in reason
+
+
+@needs_posix
+def test_what_belongs_to_somebody_else_is_not_loaded(fresh, monkeypatch):
+    needs_a_compiler()
+    first = compiled.load()
+    assert isinstance(first, Kernels)
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    compiled.load.cache_clear()
+    assert re.search(rf"{first.path.parent} belongs to user {owner}, not to {owner + 1}", compiled.load())
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(fresh, monkeypatch):
+    needs_a_compiler()
+    (fresh / "cache").write_text("a file, where not even root can make a folder")
+    script = "from rlparse import compiled; print(compiled.load().path)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    path = Path(done.stdout.strip())
+    assert path.name.startswith("kernels-")
+    assert not path.is_relative_to(fresh)
+    assert not path.parent.exists()  # removed when the process ended
 
 
 def test_no_compiler_is_no_error(fresh, monkeypatch):

@@ -121,6 +121,7 @@ class ShiftReduceVectorEnv(VectorEnv[Any, Any, Any]):
         self._view = observe_rows(self.observer, self._parsers, self._table)
         self._started: BoolArray = np.zeros(rows, np.bool_)
         self._over: BoolArray = np.zeros(rows, np.bool_)  # ended, and not started again yet
+        self._stuck: IntArray = np.zeros(0, np.int64)  # rows that a step which raised left at an end
         self._example: IntArray = np.zeros(rows, np.int64)
         self._n_illegal: IntArray = np.zeros(rows, np.int64)
         self._gold_at: IntArray = np.zeros(rows, np.int64)  # where each sentence stands in the table
@@ -154,6 +155,7 @@ class ShiftReduceVectorEnv(VectorEnv[Any, Any, Any]):
         self._draws.seed(rows, [seeds[row] for row in rows.tolist()])
         self._example[rows] = self._draws.next(rows) if played is None else self._number(played, rows)
         self._started[rows], self._over[rows] = True, False
+        self._stuck = np.setdiff1d(self._stuck, rows)
         self._n_illegal[rows] = 0
         self._begin(rows, np.zeros(len(rows), np.int64))
         infos: dict[str, Any] = {}
@@ -224,12 +226,19 @@ class ShiftReduceVectorEnv(VectorEnv[Any, Any, Any]):
             Observations, rewards ([num_envs] float64), terminated and truncated ([num_envs] bool), infos.
 
         Raises:
-            gymnasium.error.ResetNeeded: Before the first ``reset``, or, without autoreset, after an end.
+            gymnasium.error.ResetNeeded: Before the first ``reset``, or, without autoreset, after an end; in every
+                mode after a step in which the reward or an observer raised, until the parsers that it left at the
+                end of a sentence are reset.
             ValueError: Actions of another shape or type, or other than 0 and 1.
         """
         if not self._started.all():
             raise gymnasium.error.ResetNeeded("step needs examples to parse: call reset() first")
         chosen = self._checked(actions)
+        if len(self._stuck):
+            raise gymnasium.error.ResetNeeded(
+                f"the last step raised and left parsers {_shown(np.isin(np.arange(self.num_envs), self._stuck))} "
+                "at the end of a sentence: call reset() before step()"
+            )
         over = np.flatnonzero(self._over)
         if len(over) and self.autoreset_mode == AutoresetMode.DISABLED:
             raise gymnasium.error.ResetNeeded(
@@ -253,6 +262,8 @@ class ShiftReduceVectorEnv(VectorEnv[Any, Any, Any]):
         infos: dict[str, Any] = {}
         same_step = self.autoreset_mode == AutoresetMode.SAME_STEP
         if len(ended):
+            # Whatever raises until they have been judged and started again leaves these rows without a next step.
+            self._stuck = np.concatenate((finished, over))
             terminated[ended] = True
             final = infos
             if same_step:
@@ -279,6 +290,8 @@ class ShiftReduceVectorEnv(VectorEnv[Any, Any, Any]):
             self._begin(np.concatenate((going, fresh)), begun)
         if not same_step:
             self._over = terminated.copy()
+        if len(ended):
+            self._stuck = self._stuck[:0]
 
         everywhere = np.ones(self.num_envs, np.bool_)
         infos |= {

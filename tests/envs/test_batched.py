@@ -402,6 +402,84 @@ def test_bad_actions():
             env.step(actions)
 
 
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_a_reward_that_raises_leaves_parsers_that_have_to_be_reset(pairs, mode):
+    works = False
+
+    def reward(batch, transitions):
+        if not works:
+            raise OSError("the judge is away")
+        return late_shifts(batch, transitions)
+
+    # One parser starts with the example of the fewest steps and ends first, another is in its second sentence then.
+    arguments = {"corpus": pairs, "reward": reward, "order": "sequential", "autoreset_mode": mode}
+    env, single = ShiftReduceVectorEnv(3, **arguments), ShiftReduceEnv(pairs, reward=reward)
+    last = np.arange(3) == 2
+
+    def play_until_it_raises():
+        env.reset(options={"example": 0})
+        env.reset(options={"example": 2, "reset_mask": last})
+        for _ in range(3):
+            env.step([0, 0, 0])
+        with pytest.raises(OSError, match="the judge is away"):
+            env.step([0, 0, 0])
+
+    single.reset(options={"example": 2})
+    for _ in range(3):
+        single.step(0)
+    with pytest.raises(OSError, match="the judge is away"):
+        single.step(0)
+    with pytest.raises(gymnasium.error.ResetNeeded, match=r"call reset\(\) before step"):
+        single.step(0)
+
+    play_until_it_raises()
+    message = (
+        r"the last step raised and left parsers 2 at the end of a sentence: call reset\(\) before step\(\)"
+    )
+    for mask in (None, ~last):
+        if mask is not None:
+            env.reset(options={"example": 0, "reset_mask": mask})
+        with pytest.raises(gymnasium.error.ResetNeeded, match=message):
+            env.step([0, 0, 0])
+    works = True
+    for options in ({"example": 2, "reset_mask": last}, {"example": 2}):
+        env.reset(options=options)
+        for end in (False, False, False, True):
+            _, rewards, terminated, _, _ = env.step([0, 0, 0])
+            assert terminated[2] == end
+        single.reset(options={"example": 2})
+        assert rewards[2] == pytest.approx([single.step(0)[1] for _ in range(4)][-1])
+        works = False
+        play_until_it_raises()
+        works = True
+
+
+def test_a_reward_that_raises_spares_no_parser_at_the_end_of_a_sentence(pairs):
+    """Those that wait for their second sentence, or for another example, have not been started either."""
+    raises = False
+
+    def reward(batch, transitions):
+        if raises:
+            raise OSError("the judge is away")
+        return late_shifts(batch, transitions)
+
+    env = ShiftReduceVectorEnv(4, pairs, reward=reward)
+    # The four parsers take 15 steps for their first sentence, 5 for it, 3 + 1 for both and 3 + 1 for both, the third
+    # beginning one step late: at the fifth step the second begins its other sentence, the third ends, and the last one
+    # begins another example.
+    for example, parsers in ((0, [0, 1, 2, 3]), (1, [1]), (2, [2, 3])):
+        env.reset(options={"example": example, "reset_mask": np.isin(np.arange(4), parsers)})
+    env.step([0] * 4)
+    env.reset(options={"example": 2, "reset_mask": np.arange(4) == 2})
+    for _ in range(3):
+        env.step([0] * 4)
+    raises = True
+    with pytest.raises(OSError, match="the judge is away"):
+        env.step([0] * 4)
+    with pytest.raises(gymnasium.error.ResetNeeded, match="left parsers 1, 2, 3 at the end"):
+        env.step([0] * 4)
+
+
 def test_bad_resets():
     env = ShiftReduceVectorEnv(7, autoreset_mode=AutoresetMode.DISABLED)
     some = np.arange(7) < 1

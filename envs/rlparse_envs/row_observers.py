@@ -76,7 +76,9 @@ class FeatureRows:
         assert parsers.heights is not None
         rows = np.arange(parsers.n_rows) if rows is None else rows
         n, sizes, fronts, steps = (
-            x[rows] for x in (parsers.lengths, parsers.sizes, parsers.fronts, parsers.steps)
+            # Twice a position does not always fit into the integers that hold positions.
+            x[rows].astype(np.int64)
+            for x in (parsers.lengths, parsers.sizes, parsers.fronts, parsers.steps)
         )
         last = parsers.fields["transitions"][rows, np.maximum(steps - 1, 0)]
         begun = steps > 0

@@ -19,7 +19,8 @@ class BatchStream(Iterator[Batch]):
     ``next(stream)`` gives what ``corpus.batch(order.next_indices()).to(device).repeat(repeats)`` would give, and
     moves ``order`` on as that would: the order stands where the batches that were *taken* end, whatever was
     built ahead, so that its ``state_dict`` is what continuing needs. Moving it by hand (``load_state_dict``)
-    is noticed, and the batches come from there.
+    is noticed, and the batches come from there. A batch whose ``next`` raised, for whatever reason, was not taken:
+    it comes again.
 
     The thread starts with the first batch and ends at ``close``, as described at `Prefetcher`; a batch taken
     after that starts another one. It touches no device: what is copied is copied by who takes the batch, in one
@@ -67,16 +68,13 @@ class BatchStream(Iterator[Batch]):
             repeats = 1 if self._copies else self.repeats
             batches = _batches(self.corpus, copy.copy(self.order), repeats)
             self._source = Prefetcher(batches, ahead=self.ahead)
-        try:
-            batch, *taken = next(self._source)
-        except Exception:
-            self.close()
-            raise
-        self.order.move_to(*taken)
-        self._taken = (self.order.epoch, self.order.position)
+        self._taken = None  # whatever raises from here on, an interrupt too, makes the next call begin anew
+        batch, *taken = next(self._source)
         if self._copies:
             batch = batch.to(self.device).repeat(self.repeats)
         self.seconds_waited = time.perf_counter() - start
+        self.order.move_to(*taken)
+        self._taken = (self.order.epoch, self.order.position)
         return batch
 
     @property

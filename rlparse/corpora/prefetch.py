@@ -87,7 +87,8 @@ class Prefetcher(Iterator[T]):
     The thread starts at once. It ends when the iterator does, at ``close``, when the prefetcher is not used any
     more, and when the interpreter exits; it has always ended after ``close``, which waits for an item being
     made. An exception of the iterator is raised by ``next`` after the items before it, with the traceback of
-    the thread. ``next`` can be interrupted by a signal and loses nothing then.
+    the thread. A signal that interrupts ``next`` while it waits loses nothing; one that comes just as an item is
+    handed over can lose that item.
 
     Args:
         items: Used by the thread alone from now on.

@@ -16,6 +16,7 @@ from rlparse.corpora.batching import Batch, BatchOrder
 from rlparse.corpora.cache import load, save
 from rlparse.corpora.corpus import Corpus
 from rlparse.corpora.examples import Example, Sentence
+from rlparse.corpora.prefetch import Prefetcher
 from rlparse.trees import random_merges
 from rlparse.vocabulary import Vocabulary
 
@@ -126,6 +127,30 @@ def test_an_error_of_the_thread_comes_when_its_batch_is_asked_for(corpus, monkey
             next(stream)
         assert "breaks_once" in [entry.name for entry in caught.traceback]
         check_same([next(stream), next(stream)], expected[2:])
+    stream.close()
+
+
+@pytest.mark.parametrize("when", ["handed over", "copied"])
+def test_a_batch_that_an_interrupt_lost_comes_again(corpus, monkeypatch, when):
+    stream = BatchStream(corpus, order_of(corpus), device="meta" if when == "copied" else "cpu")
+    expected = plain(corpus, order_of(corpus), 4)
+    next(stream)
+    place = stream.order.state_dict()
+    owner, name = (Prefetcher, "__next__") if when == "handed over" else (Batch, "to")
+    works = getattr(owner, name)
+
+    def is_interrupted(*arguments):
+        works(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, is_interrupted)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                next(stream)
+            assert stream.order.state_dict() == place
+    stream.device = torch.device("cpu")
+    check_same([next(stream) for _ in range(3)], expected[1:])
     stream.close()
 
 

@@ -192,7 +192,7 @@ def test_garbage_that_the_thread_itself_collects_stops_it():
         gc.enable()
 
 
-def test_next_that_was_interrupted_loses_nothing():
+def test_next_that_was_interrupted_while_it_waited_loses_nothing():
     go_on = threading.Event()
 
     def waits() -> Iterator[int]:

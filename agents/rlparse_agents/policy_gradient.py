@@ -271,6 +271,7 @@ class PolicyGradient(BaseAlgorithm):
     def _iterate(self) -> None:
         """Sample, encode, reward and update once."""
         start = time.perf_counter()
+        self._measured.clear()  # an iteration that raised leaves what it had measured
         K = self.n_parses
         batch = next(self.batches)
         self.policy.set_training_mode(True)
@@ -309,7 +310,10 @@ class PolicyGradient(BaseAlgorithm):
         self._measured[tag] = value.detach()
 
     def _read_measured(self) -> dict[str, float]:
-        """Read all numbers of an iteration at once, which is the only time that it waits for a GPU.
+        """Read all numbers of an iteration at once: a GPU is waited for once, instead of once for each.
+
+        An iteration waits for it elsewhere only where what comes next depends on values: the replay and the layout of
+        the derivations, and a batch's distinct words.
 
         Raises:
             NonFiniteLossError: A loss, or the norm of a gradient, is not finite.

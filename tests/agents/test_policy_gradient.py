@@ -686,6 +686,23 @@ def test_a_loss_of_the_classifier_that_is_not_finite_changes_no_weights(pairs):
     assert same_weights(snapshot(agent), before)
 
 
+def test_what_an_iteration_measured_before_it_raised_is_forgotten(pairs):
+    works = False
+
+    def reward(batch: Batch, transitions: Tensor) -> Tensor:
+        if not works:
+            raise OSError("the judge is away")
+        return torch.zeros(batch.n_examples)
+
+    agent = agent_of(pairs, reward, model=model_of(pairs))
+    writer = recording(agent)
+    with pytest.raises(OSError, match="the judge is away"):
+        iterate(agent, 1)
+    works, agent.encoder_optimizer = True, None
+    iterate(agent, 1)
+    assert writer.points[0][1].keys() == ALWAYS | OF_A_LEARNING_POLICY
+
+
 @pytest.mark.parametrize("whose", ["policy", "encoder"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_changes_no_weights(pairs, whose, bad):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ class Replayable(Protocol):
 
     def replay(self) -> None:
         """Do again what was captured."""
+
+    def pool(self) -> Any:
+        """Name the memory that it was captured into."""
 
 
 class CapturedPlay(NamedTuple):
@@ -40,7 +44,11 @@ class CapturedPlay(NamedTuple):
     played: Played
 
 
-def capture_play(rows: int, n_tokens: int, device: torch.device, read: Read) -> CapturedPlay:
+Capture = Callable[[int, int, torch.device, Read, Any], CapturedPlay]
+"""What `capture_play` is."""
+
+
+def capture_play(rows: int, n_tokens: int, device: torch.device, read: Read, pool: Any) -> CapturedPlay:
     """Capture `play_dense` for batches of one shape as a CUDA graph.
 
     Args:
@@ -48,6 +56,7 @@ def capture_play(rows: int, n_tokens: int, device: torch.device, read: Read) -> 
         n_tokens: N.
         device: A CUDA device.
         read: Gives what is read.
+        pool: Memory of another graph to share; None begins a new one.
     """
     tokens = torch.zeros(rows, n_tokens, dtype=torch.int64, device=device)
     lengths = torch.ones(rows, dtype=torch.int64, device=device)
@@ -66,7 +75,7 @@ def capture_play(rows: int, n_tokens: int, device: torch.device, read: Read) -> 
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # Only this thread has to keep to the rules of capturing: another may be copying the next batch meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             played = run()
     return CapturedPlay(graph, tokens, lengths, thresholds, played)
 
@@ -74,8 +83,12 @@ def capture_play(rows: int, n_tokens: int, device: torch.device, read: Read) -> 
 class PlayGraphs:
     """Parse by replaying graphs, one for every shape of batch, captured when it first comes.
 
-    A graph reads weights where they lay when it was captured. Optimisers change them in place; when they lie
-    elsewhere, all graphs are captured anew.
+    A graph reads weights where they lay when it was captured, with the kernels that were chosen then. Optimisers
+    change weights in place; when they lie elsewhere, or when something that chooses kernels has changed, all graphs are
+    captured anew.
+
+    All graphs work in the same memory, which is safe because one is replayed at a time and what it made has been
+    used before the next one is.
 
     Args:
         most: Keep at most so many graphs; the one that was not used for the longest time goes first.
@@ -85,16 +98,16 @@ class PlayGraphs:
     def __init__(
         self,
         most: int = 32,
-        capture: Callable[[int, int, torch.device, Read], CapturedPlay] = capture_play,
+        capture: Capture = capture_play,
     ) -> None:
         self.most = most
         self._capture = capture
         self._captured: OrderedDict[tuple[int, int], CapturedPlay] = OrderedDict()
-        self._weights: tuple[tuple[int, torch.dtype], ...] = ()
+        self._baked: tuple[object, ...] = ()
 
-    def __reduce__(self) -> tuple[type[PlayGraphs], tuple[int]]:
+    def __reduce__(self) -> tuple[type[PlayGraphs], tuple[int, Capture]]:
         """Graphs belong to one process and its memory: a copy begins without."""
-        return PlayGraphs, (self.most,)
+        return PlayGraphs, (self.most, self._capture)
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -102,7 +115,13 @@ class PlayGraphs:
         return list(self._captured)
 
     def play(
-        self, tokens: Tensor, lengths: Tensor, read: Read, draw: Draw, parts: Sequence[nn.Module]
+        self,
+        tokens: Tensor,
+        lengths: Tensor,
+        read: Read,
+        draw: Draw,
+        parts: Sequence[nn.Module],
+        options: tuple[object, ...] = (),
     ) -> Played:
         """Parse as `play_dense` does; the next call overwrites what this one returns.
 
@@ -112,16 +131,20 @@ class PlayGraphs:
             read: Gives what is read.
             draw: Called once, for thresholds of the rounded shape.
             parts: Modules whose weights ``read`` reads.
+            options: What else it depends on.
         """
         weights = tuple((w.data_ptr(), w.dtype) for part in parts for w in part.parameters())
-        if weights != self._weights:
+        baked = weights, options, _product_precision(), os.environ.get("RLPARSE_KERNELS")
+        if baked != self._baked:
             self._captured.clear()
-            self._weights = weights
+            self._baked = baked
         rows, n_tokens = tokens.shape
         shape = rows, -(-n_tokens // BUCKET) * BUCKET
         captured = self._captured.pop(shape, None)
         if captured is None:
-            captured = self._capture(*shape, tokens.device, read)
+            # Only a graph that still exists can name a memory to share.
+            pool = next(iter(self._captured.values())).graph.pool() if self._captured else None
+            captured = self._capture(*shape, tokens.device, read, pool)
         self._captured[shape] = captured
         if len(self._captured) > self.most:
             self._captured.popitem(last=False)
@@ -130,3 +153,11 @@ class PlayGraphs:
         captured.thresholds.copy_(draw(tuple(captured.thresholds.shape)))
         captured.graph.replay()
         return captured.played._replace(n_steps=2 * n_tokens - 1)
+
+
+def _product_precision() -> str:
+    """Tell how float32 matrices are multiplied on a GPU, which a graph keeps as it was."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # it was set by torch's newer switches, a backend at a time
+        return str(torch.backends.cuda.matmul.fp32_precision)

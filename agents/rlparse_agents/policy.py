@@ -286,7 +286,8 @@ class TrackerPolicy(LearningPolicy):
                 raise ValueError(
                     f"sampler='graph' replays CUDA graphs, the batch is on {tokens.device}; use sampler='auto'"
                 )
-            return self._graphs.play(tokens, lengths, reading, draw, parts)
+            options = (self.catalan_prior,)
+            return self._graphs.play(tokens, lengths, reading, draw, parts, options)
         return (play_dense if sampler == "dense" else play_dropping)(tokens, lengths, reading, draw)
 
     def _drawing(self, generator: torch.Generator | None) -> Draw:

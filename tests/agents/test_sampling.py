@@ -338,12 +338,20 @@ class Twin:
 
     def __init__(self) -> None:
         self.captures: list[tuple[int, int]] = []
+        self.pools: list[int | None] = []  # that every capture was to share
         self.replays = 0
 
     def capture(
-        self, rows: int, n_tokens: int, device: torch.device, read: Callable[[Tensor, Tensor], Reading]
+        self,
+        rows: int,
+        n_tokens: int,
+        device: torch.device,
+        read: Callable[[Tensor, Tensor], Reading],
+        pool: int | None,
     ) -> CapturedPlay:
         self.captures.append((rows, n_tokens))
+        self.pools.append(pool)
+        own_pool = len(self.captures) if pool is None else pool
         tokens = torch.zeros(rows, n_tokens, dtype=torch.int64, device=device)
         lengths = torch.ones(rows, dtype=torch.int64, device=device)
         thresholds = torch.zeros(2 * n_tokens - 1, rows, dtype=torch.float64, device=device)
@@ -354,6 +362,9 @@ class Twin:
         played, twin = run(), self
 
         class Graph:
+            def pool(self) -> int:
+                return own_pool
+
             def replay(self) -> None:
                 twin.replays += 1
                 new = run()
@@ -374,7 +385,9 @@ def replayed(policy: TrackerPolicy, graphs: PlayGraphs, batch: Batch, uniforms: 
         return read(tokens, lengths, *parts, catalan_prior=policy.catalan_prior)
 
     with torch.no_grad():
-        played = graphs.play(batch.tokens, batch.lengths, reading, drawing(batch, uniforms), parts)
+        played = graphs.play(
+            batch.tokens, batch.lengths, reading, drawing(batch, uniforms), parts, (policy.catalan_prior,)
+        )
         return played.transitions()
 
 
@@ -407,6 +420,82 @@ def test_replaying_follows_weights_in_place_and_captures_anew_when_they_move():
     assert len(twin.captures) == 2
 
 
+@pytest.fixture
+def _product_settings():
+    """Put back how torch multiplies: its older switch and its newer ones do not mix."""
+    before = torch.get_float32_matmul_precision()
+    of_cuda = torch.backends.cuda.matmul.fp32_precision
+    yield
+    torch.backends.cuda.matmul.fp32_precision = of_cuda
+    torch.set_float32_matmul_precision(before)
+
+
+def change_prior(policy: TrackerPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy.catalan_prior = not policy.catalan_prior
+
+
+def change_kernels(policy: TrackerPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLPARSE_KERNELS", "torch")
+
+
+def change_precision(policy: TrackerPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_float32_matmul_precision("high")
+
+
+def change_precision_of_cuda(policy: TrackerPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    with pytest.raises(RuntimeError, match="mix of the legacy and new APIs"):
+        torch.get_float32_matmul_precision()
+
+
+@pytest.mark.usefixtures("_product_settings")
+@pytest.mark.parametrize(
+    "change",
+    [change_prior, change_kernels, change_precision, change_precision_of_cuda],
+    ids=lambda f: f.__name__,
+)
+def test_graphs_are_captured_anew_when_what_they_hold_fast_has_changed(change, monkeypatch):
+    monkeypatch.delenv("RLPARSE_KERNELS", raising=False)
+    policy, twin = build(scale=0.3), Twin()
+    graphs = PlayGraphs(capture=twin.capture)
+    batch = sentences([6, 5, 6, 3])
+    uniforms = uniforms_for(batch)
+    for n_captures in (1, 2):
+        for _ in range(2):
+            found = replayed(policy, graphs, batch, uniforms)
+            assert torch.equal(found, parse(policy, batch, uniforms, "dense"))
+        assert len(twin.captures) == n_captures
+        change(policy, monkeypatch)
+
+
+def test_a_policys_prior_reaches_its_graphs(monkeypatch):
+    """Whatever a policy on a GPU asks its graphs for names all that they would otherwise hold fast."""
+    policy, batch, given = build(sampler="graph"), sentences([2]), []
+
+    class OnGPU:
+        is_cuda = True
+
+    monkeypatch.setattr(policy._graphs, "play", lambda *arguments: given.append(arguments[5:]))
+    for policy.catalan_prior in (True, False):
+        policy._play(batch._replace(tokens=OnGPU()), uniforms_for(batch))
+    assert given == [((True,),), ((False,),)]
+
+
+def test_graphs_share_the_memory_of_one_that_still_exists():
+    policy, twin = build(), Twin()
+    graphs = PlayGraphs(1, capture=twin.capture)
+    for lengths in ([2], [6], [9]):
+        batch = sentences(lengths)
+        replayed(policy, graphs, batch, uniforms_for(batch))
+    policy.head.weight = torch.nn.Parameter(
+        policy.head.weight.detach().clone()
+    )  # nothing is left to share with
+    for lengths in ([2], [6]):
+        batch = sentences(lengths)
+        replayed(policy, graphs, batch, uniforms_for(batch))
+    assert twin.pools == [None, 1, 1, None, 4]
+
+
 def test_few_graphs_are_kept():
     policy, twin = build(), Twin()
     graphs = PlayGraphs(2, capture=twin.capture)
@@ -426,6 +515,8 @@ def test_a_copied_policy_begins_without_graphs():
     assert other._graphs.shapes == []
     assert other._graphs.most == 5
     assert policy._graphs.shapes == [(1, 4)]
+    replayed(other, other._graphs, batch, uniforms_for(batch))  # captured in the way that it was given
+    assert other._graphs.shapes == [(1, 4)]
 
 
 def test_samplers_by_name():

@@ -16,7 +16,10 @@
 #define EXPORT
 #endif
 
-/* exp(x) as 2^n times a polynomial of the rest, |rest| <= log(2) / 2: relative error below 2e-7. */
+/* exp(x) as 2^n times a polynomial of the rest, |rest| <= log(2) / 2: relative error below 2e-7.
+ *
+ * The lowest 9 bits of the float n + 127 + 1.5 * 2^23 are n + 127: nothing is converted, which for NaN has no meaning.
+ * NaN passes both comparisons by and makes the polynomial NaN. */
 static inline float exponential(float x)
 {
     x = x < -87.0f ? -87.0f : x;
@@ -31,8 +34,9 @@ static inline float exponential(float x)
     p = p * rest + 1.6666665459e-1f;
     p = p * rest + 5.0000001201e-1f;
     p = p * rest * rest + rest + 1.0f;
-    union { int32_t bits; float value; } scale;
-    scale.bits = ((int32_t)n + 127) << 23;
+    union { uint32_t bits; float value; } scale;
+    scale.value = n + (127.0f + 12582912.0f);
+    scale.bits <<= 23;
     return p * scale.value;
 }
 

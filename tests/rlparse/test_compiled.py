@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -29,9 +30,11 @@ def fresh(tmp_path, monkeypatch):
     compiled.load.cache_clear()
 
 
-def needs_a_compiler() -> None:
-    if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
+def needs_a_compiler() -> str:
+    found = next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+    if found is None:
         pytest.skip("there is no C compiler here")
+    return found
 
 
 def fake_compiler(folder: Path, script: str) -> str:
@@ -106,22 +109,20 @@ def test_a_home_that_cannot_be_found_does_without_a_cache(fresh, monkeypatch):
 def test_a_compiler_may_print_what_is_no_text(fresh, monkeypatch):
     monkeypatch.setenv("CC", fake_compiler(fresh, "printf '\\377'; printf '\\376' >&2; exit 1"))
     assert compiled.load() == "CalledProcessError: \ufffd"
-    needs_a_compiler()
     compiled.load.cache_clear()
-    monkeypatch.setenv(
-        "CC", fake_compiler(fresh, "[ $1 = --version ] && printf '\\377' && exit 0; exec cc \"$@\"")
-    )
+    script = f"[ $1 = --version ] && printf '\\377' && exit 0; exec {needs_a_compiler()} \"$@\""
+    monkeypatch.setenv("CC", fake_compiler(fresh, script))
     assert isinstance(compiled.load(), Kernels)
 
 
 def test_a_compiler_may_be_several_words(fresh, monkeypatch):
-    needs_a_compiler()
+    compiler = needs_a_compiler()
     wrapper = fake_compiler(fresh, f'echo "$@" >> {fresh}/calls; exec "$@"')
-    monkeypatch.setenv("CC", f"'{wrapper}' cc")
+    monkeypatch.setenv("CC", f"'{wrapper}' {compiler}")
     first = compiled.load()
     assert isinstance(first, Kernels)
-    assert (fresh / "calls").read_text().splitlines()[0] == "cc --version"
-    monkeypatch.setenv("CC", f"'{wrapper}' cc -O2")
+    assert (fresh / "calls").read_text().splitlines()[0] == f"{compiler} --version"
+    monkeypatch.setenv("CC", f"'{wrapper}' {compiler} -O2")
     compiled.load.cache_clear()
     second = compiled.load()
     assert isinstance(second, Kernels)
@@ -136,8 +137,7 @@ def test_quotes_that_do_not_close_are_no_error(fresh, monkeypatch):
 
 def test_a_compiler_that_does_not_know_its_processor_still_serves(fresh, monkeypatch):
     """Apple's clang, before it knew -march=native."""
-    needs_a_compiler()
-    script = 'case "$*" in *-march=native*) exit 1;; esac; exec cc "$@"'
+    script = f'case "$*" in *-march=native*) exit 1;; esac; exec {needs_a_compiler()} "$@"'
     monkeypatch.setenv("CC", fake_compiler(fresh, script))
     assert isinstance(compiled.load(), Kernels)
 
@@ -293,6 +293,49 @@ def test_gates_are_what_they_should_be(scale):
     gates[:, 4 * D :] *= 2  # of the candidate, which was doubled
     torch.testing.assert_close(gates.double(), wanted_gates, rtol=0, atol=1e-5)
     torch.testing.assert_close(grad_cells.double(), wanted_cells, rtol=0, atol=1e-5)
+
+
+def test_not_a_number_stays_that_and_where_it_is():
+    """And the ends of the line come out as limits, in the vectorised part of a row and in the rest of it."""
+    needs_a_compiler()
+    kernels = compiled.load()
+    assert isinstance(kernels, Kernels)
+    H = 37
+    bad = torch.zeros(H, dtype=torch.bool)
+    bad[[0, 5, H - 1]] = True
+    gates, before = torch.randn(2, 4 * H), torch.randn(2, H)
+    gates[0, :H][bad] = math.nan
+    gates[0, 3 * H + 1 : 3 * H + 4] = torch.tensor([math.inf, -math.inf, 1e30])
+    h, c, squashed = (torch.empty(2, H) for _ in range(3))
+    kernels.lstm_forward(gates, before, h, c, squashed)
+    for table in (h, c, squashed, gates[:, :H]):
+        assert torch.equal(table.isnan(), torch.stack((bad, torch.zeros_like(bad))))
+    torch.testing.assert_close(gates[0, 3 * H + 1 : 3 * H + 4], torch.tensor([1.0, 0.0, 1.0]))
+
+
+def test_no_number_makes_the_gates_do_what_c_leaves_undefined(fresh):
+    """A program that traps where NaN would become an integer, or a negative number be shifted."""
+    compiler = needs_a_compiler()
+    (fresh / "main.c").write_text(f"""
+        #include "{compiled.SOURCE}"
+        int main(void)
+        {{
+            const float numbers[] = {{NAN, -NAN, INFINITY, -INFINITY, 3e38f, -3e38f, 87.4f, -87.4f, 0.0f}};
+            float gates[4], before = 1.0f, h, c, squashed;
+            for (int n = 0; n < 9; n++) {{
+                for (int k = 0; k < 4; k++) gates[k] = numbers[n];
+                lstm_forward(1, 1, gates, &before, &h, &c, &squashed);
+                if (isnan(numbers[n]) != isnan(h)) return 3;
+            }}
+            return 0;
+        }}
+    """)
+    program = fresh / "program"
+    checks = ("-fsanitize=undefined,float-cast-overflow", "-fsanitize-undefined-trap-on-error")
+    command = (compiler, *checks, "-o", str(program), str(fresh / "main.c"), "-lm")
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("this compiler cannot check programs as they run")
+    assert subprocess.run([program]).returncode == 0
 
 
 def test_loading_leaves_small_numbers_alone():

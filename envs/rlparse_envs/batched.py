@@ -227,8 +227,8 @@ class ShiftReduceVectorEnv(VectorEnv[Any, Any, Any]):
 
         Raises:
             gymnasium.error.ResetNeeded: Before the first ``reset``, or, without autoreset, after an end; in every
-                mode after a step in which the reward or an observer raised, until the parsers that it left at the
-                end of a sentence are reset.
+                mode after a step in which the reward raised, until the parsers that it left at the end of a
+                sentence are reset.
             ValueError: Actions of another shape or type, or other than 0 and 1.
         """
         if not self._started.all():

@@ -57,6 +57,16 @@ TIMEOUT = 120
 _POINTERS = {"tree_lstm_forward": 7, "tree_lstm_backward": 8, "lstm_forward": 5, "lstm_backward": 5}
 """Tables that each function takes, after its two sizes."""
 
+_LAY_OUT = (
+    *("lengths", "below", "keys", "numbers", "position", "tokens"),
+    *("children", "rows", "roots", "parents", "counts"),
+)
+_TAKE_STEP = (
+    *("actions", "lengths", "first", "tokens", "items", "beneath", "shifted"),
+    *("rows", "pairs", "fronts", "tops", "stack_sizes", "buffer_sizes"),
+)
+"""What these functions call their tables, in order."""
+
 
 class GateKernels(Protocol):
     """The gates of both LSTMs, each way in one pass over memory; tables are contiguous and of one dtype."""
@@ -103,7 +113,11 @@ class GateKernels(Protocol):
 
 
 class Kernels:
-    """The compiled functions, on contiguous tensors of the CPU; `kernels.c` says what they compute."""
+    """The compiled functions, on contiguous tensors of the CPU; `kernels.c` says what they compute.
+
+    All of them raise TypeError where a tensor has another dtype (vectors are float32, numbers int64), and ValueError
+    where it is not on the CPU or not contiguous; sizes are the caller's business.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -134,8 +148,8 @@ class Kernels:
             tables: Those of the function in `kernels.c`, in its order, without leaves; all int64.
             leaves: [R, N] int64, or None.
         """
-        pointers = [table.data_ptr() for table in tables]
-        pointers.insert(3, 0 if leaves is None else leaves.data_ptr())
+        pointers = [_numbers(name, table) for name, table in zip(_LAY_OUT, tables, strict=True)]
+        pointers.insert(3, 0 if leaves is None else _numbers("leaves", leaves))
         rows, inner = tables[2].shape
         self._library.lay_out(rows, inner + 1, n_tokens, n_keys, n_leaves, *pointers)
 
@@ -156,13 +170,15 @@ class Kernels:
             How many rows REDUCE.
         """
         rows = tables[1].shape[0]
-        pointers = (table.data_ptr() for table in tables)
+        pointers = [_numbers(name, table) for name, table in zip(_TAKE_STEP, tables, strict=True)]
         made: int = self._library.take_step(running, following, rows, step, node, nothing, *pointers)
         return made
 
     def add_rows(self, table: Tensor, index: Tensor, rows: Tensor) -> None:
         """Add rows [n, D] to those of a table that an index [n] names; one may be named more than once."""
-        self._library.add_rows(*rows.shape, table.data_ptr(), index.data_ptr(), rows.data_ptr())
+        self._library.add_rows(
+            *rows.shape, _floats("table", table), _numbers("index", index), _floats("rows", rows)
+        )
 
     def replay(
         self,
@@ -176,8 +192,17 @@ class Kernels:
     ) -> bool:
         """Write what `lockstep.trace` gives; False, with nothing to be read, where a derivation is wrong."""
         rows, n_inner = steps.shape
-        tables = (transitions, lengths, children, steps, heights, tops, legal)
-        wrong: int = self._library.replay(rows, n_inner + 1, *(table.data_ptr() for table in tables))
+        wrong: int = self._library.replay(
+            rows,
+            n_inner + 1,
+            _numbers("transitions", transitions),
+            _numbers("lengths", lengths),
+            _numbers("children", children),
+            _numbers("steps", steps),
+            _numbers("heights", heights),
+            _numbers("tops", tops),
+            _pointer("legal", legal, torch.bool),
+        )
         return not wrong
 
     def tree_lstm_forward(
@@ -193,13 +218,13 @@ class Kernels:
         """See `GateKernels.tree_lstm_forward`."""
         self._library.tree_lstm_forward(
             *h.shape,
-            gates.data_ptr(),
-            bias.data_ptr(),
-            cells.data_ptr(),
-            pairs.data_ptr(),
-            h.data_ptr(),
-            c.data_ptr(),
-            squashed.data_ptr(),
+            _floats("gates", gates),
+            _floats("bias", bias),
+            _floats("cells", cells),
+            _numbers("pairs", pairs),
+            _floats("h", h),
+            _floats("c", c),
+            _floats("squashed", squashed),
         )
 
     def tree_lstm_backward(
@@ -216,20 +241,25 @@ class Kernels:
         """See `GateKernels.tree_lstm_backward`."""
         self._library.tree_lstm_backward(
             *squashed.shape,
-            gates.data_ptr(),
-            cells.data_ptr(),
-            pairs.data_ptr(),
-            squashed.data_ptr(),
-            grad_h.data_ptr(),
-            grad_c.data_ptr(),
-            rows.data_ptr(),
-            grad_cells.data_ptr(),
+            _floats("gates", gates),
+            _floats("cells", cells),
+            _numbers("pairs", pairs),
+            _floats("squashed", squashed),
+            _floats("grad_h", grad_h),
+            _floats("grad_c", grad_c),
+            _numbers("rows", rows),
+            _floats("grad_cells", grad_cells),
         )
 
     def lstm_forward(self, gates: Tensor, before: Tensor, h: Tensor, c: Tensor, squashed: Tensor) -> None:
         """See `GateKernels.lstm_forward`."""
         self._library.lstm_forward(
-            *h.shape, gates.data_ptr(), before.data_ptr(), h.data_ptr(), c.data_ptr(), squashed.data_ptr()
+            *h.shape,
+            _floats("gates", gates),
+            _floats("before", before),
+            _floats("h", h),
+            _floats("c", c),
+            _floats("squashed", squashed),
         )
 
     def lstm_backward(
@@ -238,12 +268,34 @@ class Kernels:
         """See `GateKernels.lstm_backward`."""
         self._library.lstm_backward(
             *grad_h.shape,
-            gates.data_ptr(),
-            before.data_ptr(),
-            squashed.data_ptr(),
-            grad_h.data_ptr(),
-            grad_c.data_ptr(),
+            _floats("gates", gates),
+            _floats("before", before),
+            _floats("squashed", squashed),
+            _floats("grad_h", grad_h),
+            _floats("grad_c", grad_c),
         )
+
+
+def _pointer(name: str, table: Tensor, dtype: torch.dtype) -> int:
+    """Give where a table begins: C would read and write whatever it is told to."""
+    if table.dtype is not dtype:
+        raise TypeError(f"{name} must be {dtype}, got {table.dtype}")
+    if not table.is_cpu:
+        raise ValueError(f"{name} must be on the CPU, got a tensor on {table.device}")
+    if not table.is_contiguous():
+        raise ValueError(
+            f"{name} must be contiguous, got {tuple(table.shape)} with strides {table.stride()}; "
+            "call .contiguous() first"
+        )
+    return table.data_ptr()
+
+
+def _floats(name: str, table: Tensor) -> int:
+    return _pointer(name, table, torch.float32)
+
+
+def _numbers(name: str, table: Tensor) -> int:
+    return _pointer(name, table, torch.int64)
 
 
 def gate_kernels(like: Tensor) -> GateKernels | None:
@@ -279,7 +331,9 @@ def row_adder(like: Tensor) -> Callable[[Tensor, Tensor, Tensor], object]:
     """Give what adds rows to those of a table that an index names: ``index_add_``, or for short rows what is faster."""
     kernels = gate_kernels(like)
     if isinstance(kernels, Kernels):
-        return kernels.add_rows
+        add_rows = kernels.add_rows
+        # Gradients that autograd hands over may be columns of something wider.
+        return lambda table, index, rows: add_rows(table, index.contiguous(), rows.contiguous())
     return lambda table, index, rows: table.index_add_(0, index, rows)
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from rlparse import compiled
-from rlparse.compiled import Kernels, gate_kernels, replay_kernels
+from rlparse.compiled import Kernels, gate_kernels, replay_kernels, row_adder
 
 
 @pytest.fixture
@@ -336,6 +336,140 @@ def test_no_number_makes_the_gates_do_what_c_leaves_undefined(fresh):
     if subprocess.run(command, capture_output=True).returncode:
         pytest.skip("this compiler cannot check programs as they run")
     assert subprocess.run([program]).returncode == 0
+
+
+M, D = 3, 4
+FUNCTIONS = {
+    "tree_lstm_forward": {
+        "gates": (M, 5 * D),
+        "bias": (5 * D,),
+        "cells": (2 * M, D),
+        "pairs": (2 * M,),
+        "h": (M, D),
+        "c": (M, D),
+        "squashed": (M, D),
+    },
+    "tree_lstm_backward": {
+        "gates": (M, 5 * D),
+        "cells": (2 * M, D),
+        "pairs": (2 * M,),
+        "squashed": (M, D),
+        "grad_h": (M, D),
+        "grad_c": (M, D),
+        "rows": (M,),
+        "grad_cells": (M, 2 * D),
+    },
+    "lstm_forward": {
+        "gates": (M, 4 * D),
+        "before": (M, D),
+        "h": (M, D),
+        "c": (M, D),
+        "squashed": (M, D),
+    },
+    "lstm_backward": {
+        "gates": (M, 4 * D),
+        "before": (M, D),
+        "squashed": (M, D),
+        "grad_h": (M, D),
+        "grad_c": (M, D),
+    },
+    "add_rows": {"table": (5, D), "index": (M,), "rows": (M, D)},
+    "replay": {  # one sentence of two tokens: SHIFT, SHIFT, REDUCE
+        "transitions": (1, 3),
+        "lengths": (1,),
+        "children": (1, 1, 2),
+        "steps": (1, 1),
+        "heights": (1, 1),
+        "tops": (1, 3, 3),
+        "legal": (1, 3, 2),
+    },
+    "lay_out": {
+        "lengths": (1,),
+        "below": (1, 1, 2),
+        "keys": (1, 1),
+        "numbers": (1, 3),
+        "position": (1, 3),
+        "tokens": (2,),
+        "children": (1, 2),
+        "rows": (1,),
+        "roots": (1,),
+        "parents": (3,),
+        "counts": (1,),
+        "leaves": (1, 2),
+    },
+    "take_step": {
+        "actions": (1,),
+        "lengths": (1,),
+        "first": (1,),
+        "tokens": (2,),
+        "items": (2, 1),
+        "beneath": (2, 1),
+        "shifted": (1,),
+        "rows": (1,),
+        "pairs": (2,),
+        "fronts": (1,),
+        "tops": (2,),
+        "stack_sizes": (1,),
+        "buffer_sizes": (1,),
+    },
+}
+"""Tables of each compiled function, in order, and shapes that fit each other."""
+
+INTEGERS = {"pairs", "index"}
+
+
+def tables_of(function: str) -> dict[str, torch.Tensor]:
+    def dtype(name: str) -> torch.dtype:
+        if name == "legal":
+            return torch.bool
+        vectors = "lstm" in function or function == "add_rows"
+        of_numbers = name in INTEGERS or (name == "rows" and function == "tree_lstm_backward")
+        return torch.float32 if vectors and not of_numbers else torch.int64
+
+    tables = {name: torch.zeros(shape, dtype=dtype(name)) for name, shape in FUNCTIONS[function].items()}
+    if function == "lay_out":
+        tables["lengths"].fill_(2)
+        tables["below"][..., 1] = 1
+    return tables
+
+
+def call(function: str, tables: dict[str, torch.Tensor]) -> None:
+    kernels = compiled.load()
+    assert isinstance(kernels, Kernels)
+    if function == "lay_out":
+        *others, leaves = tables.values()
+        kernels.lay_out(2, 1, 2, *others, leaves=leaves)
+    elif function == "take_step":
+        kernels.take_step(1, 1, 0, 2, 3, *tables.values())
+    else:
+        getattr(kernels, function)(*tables.values())
+
+
+@pytest.mark.parametrize(
+    ("function", "name"), [(f, name) for f, tables in FUNCTIONS.items() for name in tables]
+)
+def test_c_is_given_no_table_that_it_would_misread(function, name):
+    needs_a_compiler()
+    tables = tables_of(function)
+    call(function, tables)
+    good = tables[name]
+    with pytest.raises(TypeError, match=rf"^{name} must be {good.dtype}, got torch.float64$"):
+        call(function, {**tables, name: good.double()})
+    with pytest.raises(ValueError, match=rf"^{name} must be on the CPU, got a tensor on meta$"):
+        call(function, {**tables, name: good.to("meta")})
+    if good.numel() > 1:
+        strided = torch.stack((good, good), dim=-1)[..., 0]
+        with pytest.raises(ValueError, match=rf"^{name} must be contiguous, got .* with strides .*; call"):
+            call(function, {**tables, name: strided})
+
+
+def test_rows_are_added_wherever_they_lie(kernels):
+    table, index, wide = torch.randn(5, D), torch.tensor([[3, 0], [1, 0], [3, 0]]), torch.randn(3, 9)
+    wanted = table.clone()
+    for i in range(3):
+        wanted[index[i, 0]] += wide[i, 2 : 2 + D]
+    row_adder(table)(table, index[:, 0], wide[:, 2 : 2 + D])
+    torch.testing.assert_close(table, wanted)
 
 
 def test_loading_leaves_small_numbers_alone():

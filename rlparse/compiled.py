@@ -51,6 +51,9 @@ ATTEMPTS = ((NATIVE, WIDE), (NATIVE,), ())
 
 CHOICES = ("auto", "torch", "compiled")
 
+OLDEST_GPU = (7, 0)
+"""The least compute capability that Triton supports."""
+
 TIMEOUT = 120
 """Seconds after which a compiler that does not answer is given up."""
 
@@ -310,10 +313,9 @@ def gate_kernels(like: Tensor) -> GateKernels | None:
     choice = _choice()
     if choice == "torch":
         return None
-    found = _compiled(choice) if like.device.type == "cpu" else load_triton()
-    if choice == "compiled" and found is None:
-        raise RuntimeError("RLPARSE_KERNELS=compiled, but Triton is not installed")
-    return found
+    found = load() if like.device.type == "cpu" else load_triton(like.device)
+    _check(choice, found)
+    return None if isinstance(found, str) else found
 
 
 def replay_kernels() -> Kernels | None:
@@ -324,7 +326,11 @@ def replay_kernels() -> Kernels | None:
         ValueError: ``RLPARSE_KERNELS`` is none of its choices.
     """
     choice = _choice()
-    return None if choice == "torch" else _compiled(choice)
+    if choice == "torch":
+        return None
+    found = load()
+    _check(choice, found)
+    return None if isinstance(found, str) else found
 
 
 def row_adder(like: Tensor) -> Callable[[Tensor, Tensor, Tensor], object]:
@@ -344,21 +350,34 @@ def _choice() -> str:
     return choice
 
 
-def _compiled(choice: str) -> Kernels | None:
-    found = load()
+def _check(choice: str, found: object) -> None:
     if choice == "compiled" and isinstance(found, str):
         raise RuntimeError(f"RLPARSE_KERNELS=compiled, but the kernels cannot be built: {found}")
-    return None if isinstance(found, str) else found
 
 
 @functools.cache
-def load_triton() -> GateKernels | None:
-    """Give the kernels for GPUs, or None where there is no Triton."""
+def load_triton(device: torch.device) -> GateKernels | str:
+    """Give the kernels for a GPU if it can run one, which is tried once a process; where it cannot, say why."""
     if importlib.util.find_spec("triton") is None:
-        return None
-    from rlparse.triton_kernels import TritonKernels
+        return "Triton is not installed"
+    try:
+        capability = torch.cuda.get_device_capability(device)
+        if capability < OLDEST_GPU:  # for some of them Triton ends the process
+            return (
+                f"Triton needs a GPU of compute capability {OLDEST_GPU} or later, {device} has {capability}"
+            )
+        from rlparse.triton_kernels import TritonKernels
 
-    return TritonKernels()
+        kernels = TritonKernels()
+        gates, *others = (
+            torch.zeros(1, size, device=device, dtype=torch.float32) for size in (4, 1, 1, 1, 1)
+        )
+        kernels.lstm_forward(gates, *others)
+    except (
+        Exception
+    ) as error:  # of Triton, its compiler, the linker that it calls, the driver: they share no class
+        return _reason(error)
+    return kernels
 
 
 @functools.cache

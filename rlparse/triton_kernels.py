@@ -5,6 +5,7 @@ Import this only where there is Triton, which comes with PyTorch's CUDA builds.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -14,10 +15,18 @@ BLOCK = 256
 
 
 @triton.jit
+def _places(D, BLOCK: tl.constexpr):
+    """Give the elements that a program works on: which they are, their rows (both may exceed 32 bits) and columns."""
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    # One long division for all of them, as those are slow.
+    within = (start % D).to(tl.int32) + tl.arange(0, BLOCK)
+    return start + tl.arange(0, BLOCK), start // D + within // D, within % D
+
+
+@triton.jit
 def _tree_lstm_forward(gates, bias, cells, pairs, h, c, squashed, n, D, BLOCK: tl.constexpr):
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    at, row, d = _places(D, BLOCK)
     inside = at < n
-    row, d = at // D, at % D
     gate, b = gates + row * 5 * D + d, bias + d
     left_cell = tl.load(cells + tl.load(pairs + 2 * row, inside) * D + d, inside)
     right_cell = tl.load(cells + tl.load(pairs + 2 * row + 1, inside) * D + d, inside)
@@ -42,9 +51,8 @@ def _tree_lstm_forward(gates, bias, cells, pairs, h, c, squashed, n, D, BLOCK: t
 def _tree_lstm_backward(
     gates, cells, pairs, squashed, grad_h, grad_c, rows, grad_cells, n, D, BLOCK: tl.constexpr
 ):
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    at, row, d = _places(D, BLOCK)
     inside = at < n
-    row, d = at // D, at % D
     gate, pair = gates + row * 5 * D + d, row * 2 * D + d
     i = tl.load(gate, inside)
     left = tl.load(gate + D, inside)
@@ -67,9 +75,9 @@ def _tree_lstm_backward(
 
 @triton.jit
 def _lstm_forward(gates, before, h, c, squashed, n, H, BLOCK: tl.constexpr):
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    at, row, d = _places(H, BLOCK)
     inside = at < n
-    gate = gates + (at // H) * 4 * H + at % H
+    gate = gates + row * 4 * H + d
     i = tl.sigmoid(tl.load(gate, inside))
     f = tl.sigmoid(tl.load(gate + H, inside))
     u = tl.sigmoid(tl.load(gate + 2 * H, inside))
@@ -87,9 +95,9 @@ def _lstm_forward(gates, before, h, c, squashed, n, H, BLOCK: tl.constexpr):
 
 @triton.jit
 def _lstm_backward(gates, before, squashed, grad_h, grad_c, n, H, BLOCK: tl.constexpr):
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    at, row, d = _places(H, BLOCK)
     inside = at < n
-    gate = gates + (at // H) * 4 * H + at % H
+    gate = gates + row * 4 * H + d
     i = tl.load(gate, inside)
     f = tl.load(gate + H, inside)
     u = tl.load(gate + 2 * H, inside)
@@ -118,7 +126,10 @@ class TritonKernels:
     ) -> None:
         """See `rlparse.compiled.Kernels.tree_lstm_forward`."""
         n, D = h.numel(), h.shape[1]
-        _tree_lstm_forward[(triton.cdiv(n, BLOCK),)](gates, bias, cells, pairs, h, c, squashed, n, D, BLOCK)
+        with torch.cuda.device_of(gates):  # Triton launches on the current device
+            _tree_lstm_forward[(triton.cdiv(n, BLOCK),)](
+                gates, bias, cells, pairs, h, c, squashed, n, D, BLOCK
+            )
 
     def tree_lstm_backward(
         self,
@@ -133,18 +144,21 @@ class TritonKernels:
     ) -> None:
         """See `rlparse.compiled.Kernels.tree_lstm_backward`."""
         n, D = squashed.numel(), squashed.shape[1]
-        _tree_lstm_backward[(triton.cdiv(n, BLOCK),)](
-            gates, cells, pairs, squashed, grad_h, grad_c, rows, grad_cells, n, D, BLOCK
-        )
+        with torch.cuda.device_of(gates):  # Triton launches on the current device
+            _tree_lstm_backward[(triton.cdiv(n, BLOCK),)](
+                gates, cells, pairs, squashed, grad_h, grad_c, rows, grad_cells, n, D, BLOCK
+            )
 
     def lstm_forward(self, gates: Tensor, before: Tensor, h: Tensor, c: Tensor, squashed: Tensor) -> None:
         """See `rlparse.compiled.Kernels.lstm_forward`."""
         n, H = h.numel(), h.shape[1]
-        _lstm_forward[(triton.cdiv(n, BLOCK),)](gates, before, h, c, squashed, n, H, BLOCK)
+        with torch.cuda.device_of(gates):  # Triton launches on the current device
+            _lstm_forward[(triton.cdiv(n, BLOCK),)](gates, before, h, c, squashed, n, H, BLOCK)
 
     def lstm_backward(
         self, gates: Tensor, before: Tensor, squashed: Tensor, grad_h: Tensor, grad_c: Tensor
     ) -> None:
         """See `rlparse.compiled.Kernels.lstm_backward`."""
         n, H = grad_h.numel(), grad_h.shape[1]
-        _lstm_backward[(triton.cdiv(n, BLOCK),)](gates, before, squashed, grad_h, grad_c, n, H, BLOCK)
+        with torch.cuda.device_of(gates):  # Triton launches on the current device
+            _lstm_backward[(triton.cdiv(n, BLOCK),)](gates, before, squashed, grad_h, grad_c, n, H, BLOCK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import platform
@@ -11,6 +12,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 import pytest
@@ -260,6 +262,72 @@ def test_an_unknown_choice_is_an_error(monkeypatch):
         gate_kernels(torch.zeros(1))
     with pytest.raises(ValueError, match=message):
         replay_kernels()
+
+
+class OnGPU:
+    """As much of a tensor on a GPU as is looked at."""
+
+    dtype, device = torch.float32, torch.device("cuda", 1)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU with Triton, as far as anybody can tell who does not launch."""
+    monkeypatch.delenv("RLPARSE_KERNELS", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch, "zeros", lambda *shape, **_: torch.ones(shape))
+    compiled.load_triton.cache_clear()
+    yield OnGPU()
+    compiled.load_triton.cache_clear()
+
+
+def a_triton_that_raises(error: Exception, tries: list[str]) -> types.ModuleType:
+    class TritonKernels:
+        def lstm_forward(self, *tables: torch.Tensor) -> None:
+            tries.append("launch")
+            raise error
+
+    module = types.ModuleType("rlparse.triton_kernels")
+    module.TritonKernels = TritonKernels
+    return module
+
+
+def refused_for(gpu: OnGPU, monkeypatch, reason: str) -> None:
+    """Under ``auto`` torch serves, under ``compiled`` the reason is told."""
+    assert gate_kernels(gpu) is None
+    with monkeypatch.context() as patch:
+        patch.setenv("RLPARSE_KERNELS", "compiled")
+        with pytest.raises(
+            RuntimeError, match=f"RLPARSE_KERNELS=compiled, but the kernels cannot be built: {reason}"
+        ):
+            gate_kernels(gpu)
+
+
+@pytest.mark.parametrize(
+    "kind", [RuntimeError, ValueError, AssertionError, ImportError, type("Own", (Exception,), {})]
+)
+def test_a_gpu_that_cannot_launch_is_left_to_torch(gpu, monkeypatch, kind):
+    """Triton compiles what launches its kernels, and finds out at the first launch that it cannot."""
+    tries: list[str] = []
+    module = a_triton_that_raises(kind("Failed to find C compiler"), tries)
+    monkeypatch.setitem(sys.modules, "rlparse.triton_kernels", module)
+    refused_for(gpu, monkeypatch, f"{kind.__name__}: Failed to find C compiler")
+    assert tries == ["launch"]  # once a device
+
+
+def test_an_old_gpu_is_left_to_torch(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    refused_for(
+        gpu,
+        monkeypatch,
+        r"Triton needs a GPU of compute capability \(7, 0\) or later, cuda:1 has \(6, 1\)",
+    )
+
+
+def test_a_gpu_without_triton_is_left_to_torch(gpu, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    refused_for(gpu, monkeypatch, "Triton is not installed")
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])

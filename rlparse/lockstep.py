@@ -192,13 +192,14 @@ def trace(transitions: Tensor, lengths: Tensor) -> Trace:
         lengths: [R] int64.
 
     Raises:
-        ValueError: ``transitions`` is not [R, 2N - 1] with N at least the longest sentence.
+        ValueError: ``transitions`` is not [R, 2N - 1] with N at least the longest sentence, or ``lengths`` not [R].
         IllegalTransitionError: A transition is not legal where it stands.
         MalformedTreeError: A row stops before one tree covers its sentence, or goes on after it.
     """
     if transitions.dim() != 2 or transitions.shape[1] % 2 == 0 or lengths.shape != transitions.shape[:1]:
         raise ValueError(
-            f"transitions must be [R, 2N - 1] and lengths [R], got {tuple(transitions.shape)} and {tuple(lengths.shape)}"
+            f"transitions must be [R, 2N - 1] and lengths [R], "
+            f"got {tuple(transitions.shape)} and {tuple(lengths.shape)}"
         )
     rows, n_steps = transitions.shape
     n_tokens = (n_steps + 1) // 2

@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-train: $(VENV)/.installed  ## Train an agent on the default preset (logic), about 5 minutes on 2 cores
+train: $(VENV)/.installed  ## Train an agent on the default preset (logic), about a minute on 2 cores
 	@$(BIN)/rlparse train $(ARGS)
 
 test: lint types  ## Everything CI runs: lint, types, then pytest, which also builds and installs the wheel

@@ -1,6 +1,6 @@
 """Build and load `kernels.c` where there is a C compiler: gates in one pass over memory, and the replay of trees.
 
-Optional. What `rlparse.lockstep`, `rlparse.models.cells` and `rlparse.models.tracker` do with torch says the same and
+Optional. What `rlparse.lockstep`, the cells and the tracker in `rlparse.models` do with torch says the same and
 serves everywhere else. The library is built once, on first use, into a cache folder of the user, under a name that
 depends on source, compiler and processor. Where that folder cannot be written, or others could write there too, each
 process builds its own in a temporary folder that is removed at exit. The environment variable ``RLPARSE_KERNELS``

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlparse.models import cells
 from rlparse.models.cells import Cell
+from rlparse.models.gated_cell import GatedCell
+from rlparse.models.recomputing_cell import RecomputingCell
+from rlparse.models.tree_lstm_cells import NormalisedTreeLSTMCell, TreeLSTMCell
+from rlparse.models.tree_rnn_cell import TreeRNNCell
 
 
 class Composition(nn.Module, ABC):
@@ -70,7 +73,7 @@ class Composition(nn.Module, ABC):
         """
         by_hand = BY_HAND.get(type(self))
         if by_hand is None or not self._is_plain():
-            return cells.RecomputingCell(self, n_nodes, like)
+            return RecomputingCell(self, n_nodes, like)
         return by_hand(self, n_nodes, like)
 
     def _is_plain(self) -> bool:
@@ -226,14 +229,14 @@ def _of(*modules: str) -> set[str]:
 
 
 def _tree_lstm_cell(composition: BinaryTreeLSTM, n_nodes: int, like: Tensor) -> Cell:
-    kind = cells.NormalisedTreeLSTMCell if composition.layer_norm else cells.TreeLSTMCell
+    kind = NormalisedTreeLSTMCell if composition.layer_norm else TreeLSTMCell
     return kind(composition, n_nodes, like)
 
 
 BY_HAND: dict[type[Composition], Callable[[Any, int, Tensor], Cell]] = {
-    TreeRNN: cells.TreeRNNCell,
+    TreeRNN: TreeRNNCell,
     BinaryTreeLSTM: _tree_lstm_cell,
-    GatedRecursiveCell: cells.GatedCell,
+    GatedRecursiveCell: GatedCell,
 }
 """How the compositions here are computed in a pass, forward and backward."""
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from rlparse.models.cells import Gradients, Planes
 
 
 class Product:
@@ -58,6 +63,56 @@ class Product:
         if self.short is None:
             return torch.mm(grad.t(), x)
         return torch.mm(grad.bfloat16().t(), x.bfloat16()).to(grad.dtype)
+
+
+class Affine(Product):
+    """W [x; tracker] + b, whose two parts have a product each."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, width: int) -> None:
+        super().__init__(weight[:, :width], bias)
+        self.tracker = Product(weight[:, width:], None) if weight.shape[1] > width else None
+
+    def write(self, x: Tensor, tracker: Tensor | None, out: Tensor) -> None:
+        """Write it: [m, width] and [m, H] to [m, outputs]."""
+        self.forward(x, out)
+        if self.tracker is not None and tracker is not None:
+            self.tracker.add(tracker, out)
+
+    def tracker_gradient(self, grad: Tensor) -> Tensor | None:
+        """Give the gradient of the tracker's vectors, [m, H], from that of the outputs, [m, outputs]."""
+        return None if self.tracker is None else self.tracker.backward(grad)
+
+    def gradient(self, grad: Tensor, x: Tensor, tracker: Tensor | None) -> Tensor:
+        """Give the gradient of the whole weight, [outputs, width + H]."""
+        own = self.weight_gradient(grad, x)
+        if self.tracker is None or tracker is None:
+            return own
+        return torch.cat((own, self.tracker.weight_gradient(grad, tracker)), dim=1)
+
+
+class Projection:
+    """The linear map from embeddings to leaves, a product for each plane."""
+
+    def __init__(self, project: nn.Linear, n_planes: int) -> None:
+        blocks = zip(project.weight.chunk(n_planes), project.bias.chunk(n_planes), strict=True)
+        self.products = [Product(weight, bias) for weight, bias in blocks]
+
+    def write(self, embeddings: Tensor, out: Planes) -> None:
+        """Write the planes of the leaves: [U, E] to [U, D] each."""
+        for product, plane in zip(self.products, out, strict=True):
+            product.forward(embeddings, plane)
+
+    def backward(self, embeddings: Tensor, grads: Planes) -> tuple[Tensor, Gradients]:
+        """Give the gradients of the embeddings, [U, E], and of the weights, from those of the planes, [U, D] each."""
+        pairs = list(zip(self.products, grads, strict=True))
+        grad_embeddings = pairs[0][0].backward(pairs[0][1])
+        for product, grad in pairs[1:]:
+            grad_embeddings += product.backward(grad)
+        weight = torch.cat([product.weight_gradient(grad, embeddings) for product, grad in pairs])
+        return grad_embeddings, {
+            "project.weight": weight,
+            "project.bias": torch.cat([grad.sum(0) for grad in grads]),
+        }
 
 
 def _rounds(weight: Tensor) -> bool:

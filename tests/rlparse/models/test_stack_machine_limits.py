@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from rlparse import lockstep
 from rlparse.lockstep import Trace
-from rlparse.models import cells
 from rlparse.models.composition import COMPOSITIONS, BinaryTreeLSTM, Composition, TreeRNN, build_composition
 from rlparse.models.products import Product
+from rlparse.models.recomputing_cell import RecomputingCell
 from rlparse.models.stack_machine import StackMachine, distinct_words
 from rlparse.models.tracker import Tracker
 from slow_reference import padded, random_derivation
@@ -134,7 +134,7 @@ class Noisy(TreeRNN):
 
 
 def by_hand(composition: Composition) -> bool:
-    return not isinstance(composition.cell(1, torch.zeros(1)), cells.RecomputingCell)
+    return not isinstance(composition.cell(1, torch.zeros(1)), RecomputingCell)
 
 
 def test_a_subclass_keeps_its_own_formula():

@@ -29,6 +29,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rlparse.errors import ConfigError
+
 SOURCE = Path(__file__).with_name("kernels.c")
 
 FLAGS = [
@@ -305,8 +307,7 @@ def gate_kernels(like: Tensor) -> GateKernels | None:
     """Give fused gates for tensors like this one, where there are any: compiled ones on CPUs, Triton's on GPUs.
 
     Raises:
-        RuntimeError: ``RLPARSE_KERNELS=compiled`` asks for them, and they cannot be built.
-        ValueError: ``RLPARSE_KERNELS`` is none of its choices.
+        ConfigError: ``RLPARSE_KERNELS`` is none of its choices, or is ``compiled`` where they cannot be built.
     """
     if like.dtype != torch.float32 or like.device.type not in ("cpu", "cuda"):
         return None
@@ -322,8 +323,7 @@ def replay_kernels() -> Kernels | None:
     """Give what moves the pointers of parsers, on int64 tensors of the CPU, where it is there.
 
     Raises:
-        RuntimeError: ``RLPARSE_KERNELS=compiled`` asks for it, and it cannot be built.
-        ValueError: ``RLPARSE_KERNELS`` is none of its choices.
+        ConfigError: ``RLPARSE_KERNELS`` is none of its choices, or is ``compiled`` where it cannot be built.
     """
     choice = _choice()
     if choice == "torch":
@@ -346,13 +346,16 @@ def row_adder(like: Tensor) -> Callable[[Tensor, Tensor, Tensor], object]:
 def _choice() -> str:
     choice = os.environ.get("RLPARSE_KERNELS", "auto")
     if choice not in CHOICES:
-        raise ValueError(f"RLPARSE_KERNELS must be one of {', '.join(CHOICES)}, got {choice!r}")
+        raise ConfigError(f"RLPARSE_KERNELS must be one of {', '.join(CHOICES)}, got {choice!r}")
     return choice
 
 
 def _check(choice: str, found: object) -> None:
     if choice == "compiled" and isinstance(found, str):
-        raise RuntimeError(f"RLPARSE_KERNELS=compiled, but the kernels cannot be built: {found}")
+        raise ConfigError(
+            f"RLPARSE_KERNELS=compiled, but the kernels cannot be built: {found}; "
+            "mend that, or leave the variable out to go on without them"
+        )
 
 
 @functools.cache

@@ -20,6 +20,7 @@ import torch
 
 from rlparse import compiled
 from rlparse.compiled import Kernels, gate_kernels, replay_kernels, row_adder
+from rlparse.errors import ConfigError
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_a_compiler_that_fails_is_given_up(fresh, monkeypatch, script, reason):
     assert gate_kernels(like) is None
     monkeypatch.setenv("RLPARSE_KERNELS", "compiled")
     with pytest.raises(
-        RuntimeError, match=rf"RLPARSE_KERNELS=compiled, but the kernels cannot be built: ({reason})"
+        ConfigError, match=rf"RLPARSE_KERNELS=compiled, but the kernels cannot be built: ({reason})"
     ):
         gate_kernels(like)
     left = [path for path in (fresh / "cache").rglob("*") if path.is_file()]
@@ -241,7 +242,7 @@ def test_no_compiler_is_no_error(fresh, monkeypatch):
     assert gate_kernels(torch.zeros(1)) is None
     monkeypatch.setenv("RLPARSE_KERNELS", "compiled")
     with pytest.raises(
-        RuntimeError, match=r"there is no C compiler \(cc, gcc or clang\); install one or name it"
+        ConfigError, match=r"there is no C compiler \(cc, gcc or clang\); install one or name it"
     ):
         gate_kernels(torch.zeros(1))
 
@@ -258,9 +259,9 @@ def test_they_serve_single_precision_and_numbers_on_the_cpu_only(monkeypatch):
 def test_an_unknown_choice_is_an_error(monkeypatch):
     monkeypatch.setenv("RLPARSE_KERNELS", "fast")
     message = "RLPARSE_KERNELS must be one of auto, torch, compiled, got 'fast'"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         gate_kernels(torch.zeros(1))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         replay_kernels()
 
 
@@ -299,7 +300,7 @@ def refused_for(gpu: OnGPU, monkeypatch, reason: str) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("RLPARSE_KERNELS", "compiled")
         with pytest.raises(
-            RuntimeError, match=f"RLPARSE_KERNELS=compiled, but the kernels cannot be built: {reason}"
+            ConfigError, match=f"RLPARSE_KERNELS=compiled, but the kernels cannot be built: {reason}"
         ):
             gate_kernels(gpu)
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from rlparse import PAD
 
 
-class TransitionDistribution:
+class MaskedDistribution:
     """A distribution over the legal transitions of many parser states.
 
     Illegal logits are masked before anything is computed from them. A state with no legal transition (a finished

@@ -3,14 +3,41 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import NamedTuple
 
 import torch
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from rlparse.corpora.batching import Batch
-from rlparse_agents.distribution import TransitionDistribution
+from rlparse_agents.distribution import MaskedDistribution
 from rlparse_agents.rollout import Rollout
+
+
+class Judgement(NamedTuple):
+    """What a policy thinks of every decision of a rollout, with gradient.
+
+    Attributes:
+        distribution: Over [R, M] states.
+        states: [R, M, H] float. What it knew before each decision, for a critic; None where it keeps nothing.
+    """
+
+    distribution: MaskedDistribution
+    states: Tensor | None = None
+
+
+class Encoded(NamedTuple):
+    """Parses of a batch that were encoded while they were made.
+
+    Attributes:
+        rollout: The parses.
+        vectors: [R, D] float. Hidden vector of each sentence's root, with gradient.
+        judgement: Of the decisions; None where no score function is needed.
+    """
+
+    rollout: Rollout
+    vectors: Tensor
+    judgement: Judgement | None
 
 
 class ParsingPolicy(BasePolicy):
@@ -33,7 +60,14 @@ class ParsingPolicy(BasePolicy):
 
 
 class LearningPolicy(ParsingPolicy):
-    """A parsing policy with parameters, which can judge derivations that were sampled from it."""
+    """A parsing policy with parameters, which can judge derivations that were sampled from it.
+
+    Attributes:
+        temperature: Sampled parses come from, and `judge` gives, the distribution of logits / temperature. The
+            likeliest decision does not depend on it.
+    """
+
+    temperature: float = 1.0
 
     @abstractmethod
     def sample(self, batch: Batch, *, generator: torch.Generator | None = None) -> Rollout:
@@ -45,14 +79,38 @@ class LearningPolicy(ParsingPolicy):
         """
 
     @abstractmethod
-    def judge(self, rollout: Rollout) -> TransitionDistribution:
-        """Give the distribution before every step of known derivations, with gradient.
+    def judge(self, rollout: Rollout) -> Judgement:
+        """Give the distribution before every decision of known parses, with gradient.
 
         It is that of the policy's weights of now, so that one rollout serves many updates.
 
         Args:
             rollout: From `sample`, or `Rollout.of` derivations.
+        """
 
-        Returns:
-            A distribution over [R, T] states.
+
+class EncodingPolicy(ParsingPolicy):
+    """A policy that shares the classifier's weights, and encodes while it parses.
+
+    Its own parameters are those that are not the classifier's; both learn from one loss.
+
+    Attributes:
+        temperature: As in `LearningPolicy`.
+    """
+
+    temperature: float = 1.0
+
+    @abstractmethod
+    def parse_and_encode(
+        self, batch: Batch, *, generator: torch.Generator | None = None, gold: bool = False
+    ) -> Encoded:
+        """Parse and encode every sentence of a batch.
+
+        Args:
+            batch: Of R rows.
+            generator: Source of randomness of sampled parses.
+            gold: Follow the batch's gold derivations instead of sampling.
+
+        Raises:
+            ValueError: Gold derivations were asked for and cannot be followed.
         """

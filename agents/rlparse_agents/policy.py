@@ -17,9 +17,9 @@ from rlparse.models.composition import build_composition
 from rlparse.models.nli_model import NLIModel
 from rlparse.models.stack_machine import Encoding, StackMachine, distinct_words
 from rlparse.models.tracker import Tracker
-from rlparse_agents.distribution import TransitionDistribution
+from rlparse_agents.distribution import MaskedDistribution
 from rlparse_agents.graphs import PlayGraphs
-from rlparse_agents.parsing_policy import LearningPolicy
+from rlparse_agents.parsing_policy import Judgement, LearningPolicy
 from rlparse_agents.rollout import Rollout, Seen, longest_first
 from rlparse_agents.sampling import Draw, Played, Reading, play_dense, play_dropping, read
 
@@ -126,18 +126,18 @@ class TrackerPolicy(LearningPolicy):
         played = self._play(batch, self._drawing(generator))
         transitions = played.transitions()
         trace = lockstep.trace(transitions, batch.lengths)
-        log_probs = TransitionDistribution(played.logits(), trace.legal).log_prob(transitions)
+        log_probs = MaskedDistribution(played.logits(), trace.legal).log_prob(transitions)
         seen = played.seen() if self.reads == "encoder" else None
         return Rollout(batch.tokens, transitions, trace, log_probs, seen)
 
-    def judge(self, rollout: Rollout) -> TransitionDistribution:
+    def judge(self, rollout: Rollout) -> Judgement:
         """Give the distribution before every step of known derivations; see `LearningPolicy.judge`."""
         trace = rollout.trace
         vectors, slots = self._see(rollout) if rollout.seen is None else rollout.seen
         logits = self._track(vectors, slots, trace.lengths)
         fronts, sizes = _sizes(trace)
         logits = self._with_prior(logits, sizes, (trace.lengths.unsqueeze(1) - fronts).clamp_min(0))
-        return TransitionDistribution(logits, trace.legal)
+        return Judgement(MaskedDistribution(logits, trace.legal))
 
     def predict(
         self,
@@ -233,7 +233,7 @@ class TrackerPolicy(LearningPolicy):
         stack_sizes = 2 * (history == 0).sum(1) - count
         buffer_sizes = lengths - (history == 0).sum(1)
         logits = self._with_prior(self.head(hidden), stack_sizes, buffer_sizes)
-        distribution = TransitionDistribution(logits, seen["action_mask"].bool())
+        distribution = MaskedDistribution(logits, seen["action_mask"].bool())
         actions = distribution.mode() if deterministic else distribution.sample()
         return actions, tuple(part.cpu().numpy() for part in (table, hidden, memory, read))
 

@@ -374,7 +374,7 @@ class PolicyGradient(BaseAlgorithm):
         spread = advantages.std(correction=0)
         if self.normalise_advantages:
             advantages = advantages / spread.clamp_min(1e-8)
-        distribution = self.policy.judge(rollout)
+        distribution = self.policy.judge(rollout).distribution
         free = distribution.free
         of_rows = advantages.flatten().repeat(
             batch.n_sides

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rlparse import PAD, lockstep
 from rlparse.lockstep import LockstepState, Trace
-from rlparse_agents.distribution import TransitionDistribution
+from rlparse_agents.distribution import MaskedDistribution
 
 Chooser = Callable[[LockstepState, Tensor], Tensor]
 """Choose transitions: (state of the first a rows, their legal transitions [a, A]) to [a] int64."""
@@ -35,9 +35,10 @@ class Rollout(NamedTuple):
         tokens: [R, N] int64. The sentences.
         transitions: [R, T] int64. Their derivations.
         trace: The same, replayed.
-        log_probs: [R, T] float. Of each transition under the policy that sampled it, 0 where it was forced and after
+        log_probs: [R, M] float. Of each decision under the policy that sampled it, 0 where it was forced and after
             the end; None for derivations that came from elsewhere.
         seen: What the policy read, without gradient; None where it reads vectors of its own, which every update moves.
+        actions: [R, M] int64. The decisions, for a policy whose decisions are not transitions; else None.
     """
 
     tokens: Tensor
@@ -45,6 +46,12 @@ class Rollout(NamedTuple):
     trace: Trace
     log_probs: Tensor | None = None
     seen: Seen | None = None
+    actions: Tensor | None = None
+
+    @property
+    def decisions(self) -> Tensor:
+        """[R, M] int64. What the policy chose: its actions, or the transitions."""
+        return self.transitions if self.actions is None else self.actions
 
     @classmethod
     def of(cls, tokens: Tensor, lengths: Tensor, transitions: Tensor) -> Rollout:
@@ -110,7 +117,7 @@ def uniform_trees(lengths: Tensor, n_tokens: int, generator: torch.Generator | N
     def choose(state: LockstepState, legal: Tensor) -> Tensor:
         odds = lockstep.catalan_logits(state.stack_sizes, state.lengths - state.buffer_front)
         logits = torch.stack((torch.zeros_like(odds), odds), dim=1)
-        return TransitionDistribution(logits, legal).sample(generator)
+        return MaskedDistribution(logits, legal).sample(generator)
 
     order, back = longest_first(lengths)
     return roll_out(lengths[order], n_tokens, choose)[back]

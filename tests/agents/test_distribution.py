@@ -7,15 +7,15 @@ import math
 import pytest
 import torch
 
-from rlparse_agents.distribution import TransitionDistribution
+from rlparse_agents.distribution import MaskedDistribution
 from slow_reference import PAD, REDUCE, SHIFT
 
 BOTH, ONLY_SHIFT, ONLY_REDUCE, FINISHED = [True, True], [True, False], [False, True], [False, False]
 EXTREMES = [0.0, 1.0, -1.0, 90.0, -90.0, 1e4, -1e4, 1e30, -1e30]
 
 
-def distribution(logits, legal) -> TransitionDistribution:
-    return TransitionDistribution(torch.tensor(logits), torch.tensor(legal))
+def distribution(logits, legal) -> MaskedDistribution:
+    return MaskedDistribution(torch.tensor(logits), torch.tensor(legal))
 
 
 @pytest.mark.parametrize("logits", [[0.3, -0.4], [-2.0, 5.0], [0.0, 0.0]])
@@ -70,7 +70,7 @@ def test_illegal_transitions_are_impossible_and_never_sampled(illegal, own):
 def test_a_nearly_sure_choice_has_finite_entropy_and_gradient(gap):
     for logits in ([gap, 0.0], [0.0, gap], [gap, -gap]):
         values = torch.tensor([logits], requires_grad=True)
-        there = TransitionDistribution(values, torch.tensor([BOTH]))
+        there = MaskedDistribution(values, torch.tensor([BOTH]))
         likely = there.mode()
         assert torch.equal(there.sample(), likely)
         entropy = there.normalised_entropy()
@@ -84,7 +84,7 @@ def test_a_nearly_sure_choice_has_finite_entropy_and_gradient(gap):
 @pytest.mark.parametrize("illegal", EXTREMES)
 def test_finished_states_give_pad_and_count_for_nothing(illegal):
     logits = torch.tensor([[illegal, 1.0], [0.5, illegal]], requires_grad=True)
-    there = TransitionDistribution(logits, torch.tensor([FINISHED, FINISHED]))
+    there = MaskedDistribution(logits, torch.tensor([FINISHED, FINISHED]))
     assert there.finished.tolist() == [True, True]
     for chosen in (there.sample(), there.mode()):
         assert chosen.tolist() == [PAD, PAD]
@@ -103,7 +103,7 @@ def test_finished_states_give_pad_and_count_for_nothing(illegal):
 def test_gradients_are_finite_beside_forced_and_finished_states():
     logits = torch.randn(4, 2, requires_grad=True)
     legal = torch.tensor([BOTH, ONLY_SHIFT, ONLY_REDUCE, FINISHED])
-    there = TransitionDistribution(logits, legal)
+    there = MaskedDistribution(logits, legal)
     taken = torch.tensor([REDUCE, SHIFT, REDUCE, PAD])
     (there.log_prob(taken).sum() + there.normalised_entropy().sum()).backward()
     assert logits.grad is not None
@@ -122,10 +122,10 @@ def test_normalised_entropy_of_a_fair_coin_is_one():
 def test_any_leading_shape():
     torch.manual_seed(0)
     logits, legal = torch.randn(3, 4, 2), torch.rand(3, 4, 2) < 0.6
-    there = TransitionDistribution(logits, legal)
+    there = MaskedDistribution(logits, legal)
     for values in (there.sample(), there.mode(), there.entropy(), there.free, there.finished):
         assert values.shape == (3, 4)
-    flat = TransitionDistribution(logits.view(12, 2), legal.view(12, 2))
+    flat = MaskedDistribution(logits.view(12, 2), legal.view(12, 2))
     assert torch.equal(there.mode().flatten(), flat.mode())
     assert torch.equal(there.log_prob(there.mode()).flatten(), flat.log_prob(flat.mode()))
     sampled = there.sample()
@@ -148,4 +148,4 @@ def test_small_integers_are_judged_too():
 
 def test_logits_and_mask_must_fit():
     with pytest.raises(ValueError, match=r"logits \(3, 2\) and legal \(2, 2\) must have one shape"):
-        TransitionDistribution(torch.zeros(3, 2), torch.ones(2, 2, dtype=torch.bool))
+        MaskedDistribution(torch.zeros(3, 2), torch.ones(2, 2, dtype=torch.bool))

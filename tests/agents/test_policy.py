@@ -78,7 +78,7 @@ def log_probs_of_all(policy: TrackerPolicy, tokens: list[int]) -> tuple[list[tup
     derivations = all_derivations(len(tokens))
     batch = same_sentence(tokens, len(derivations))
     transitions = padded(derivations)
-    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions))
+    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions)).distribution
     return derivations, judged.log_prob(transitions).sum(1)
 
 
@@ -111,7 +111,7 @@ def test_greedy_parses_take_the_likeliest_transition_everywhere():
     for seed in range(5):
         policy, batch = build(seed=seed), plain_batch(EXAMPLES)
         greedy = policy.derive(batch, greedy=True)
-        judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, greedy))
+        judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, greedy)).distribution
         assert torch.equal(judged.mode(), greedy)
 
 
@@ -149,7 +149,7 @@ def test_log_probs_and_gradients_are_sums_over_single_steps(composition, catalan
     batch = plain_batch(EXAMPLES).repeat(4)
     # Any parses will do to be judged; uniform ones see to it that all kinds of nodes are read.
     transitions = uniform_trees(batch.lengths, batch.tokens.shape[1], torch.Generator().manual_seed(0))
-    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions))
+    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions)).distribution
     fast = judged.log_prob(transitions).sum(1)
     slow = torch.stack(
         [
@@ -175,7 +175,7 @@ def test_a_rollout_is_judged_as_by_stepping_through_it(n_copies, reads):
     policy = build(seed=1, catalan_prior=False, reads=reads, encoder=encoder)
     batch = plain_batch(EXAMPLES).repeat(n_copies)
     rollout = policy.sample(batch, generator=torch.Generator().manual_seed(0))
-    fast = policy.judge(rollout).log_prob(rollout.transitions).sum(1)
+    fast = policy.judge(rollout).distribution.log_prob(rollout.transitions).sum(1)
     rows = zip(sentences_of(batch), rollout.transitions.tolist(), strict=True)
     keys = [(tuple(tokens), tuple(derivation[: 2 * len(tokens) - 1])) for tokens, derivation in rows]
     judged = {key: derivation_log_prob(policy, *key, encoder) for key in sorted(set(keys))}
@@ -198,7 +198,7 @@ def test_a_rollout_is_judged_by_the_weights_of_now(reads):
     replayed = Rollout.of(rollout.tokens, rollout.trace.lengths, rollout.transitions)
     assert replayed.log_probs is replayed.seen is None
     for _ in range(3):
-        found, expected = (policy.judge(r).log_prob(r.transitions) for r in (rollout, replayed))
+        found, expected = (policy.judge(r).distribution.log_prob(r.transitions) for r in (rollout, replayed))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
         if encoder is not None:
             encode = encoder.machine.forward
@@ -242,13 +242,13 @@ def test_without_the_prior_a_new_policy_tosses_coins():
 def test_batch_mates_and_padding_change_nothing():
     policy, batch = build(scale=2.0), plain_batch(EXAMPLES)
     greedy = policy.derive(batch, greedy=True)
-    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, greedy))
+    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, greedy)).distribution
     for row, tokens in enumerate(sentences_of(batch)):
         alone = same_sentence(tokens, 1)
         n_steps = 2 * len(tokens) - 1
         own = policy.derive(alone, greedy=True)
         assert torch.equal(own[0], greedy[row, :n_steps])
-        own_judged = policy.judge(Rollout.of(alone.tokens, alone.lengths, own))
+        own_judged = policy.judge(Rollout.of(alone.tokens, alone.lengths, own)).distribution
         torch.testing.assert_close(
             own_judged.log_probs[0], judged.log_probs[row, :n_steps], rtol=0, atol=1e-12
         )
@@ -265,7 +265,9 @@ def test_what_stands_past_a_sentence_is_never_read():
     noisy = batch._replace(tokens=torch.where(past, noise, batch.tokens))
     greedy = policy.derive(batch, greedy=True)
     assert torch.equal(policy.derive(noisy, greedy=True), greedy)
-    clean, other = (policy.judge(Rollout.of(b.tokens, b.lengths, greedy)).log_probs for b in (batch, noisy))
+    clean, other = (
+        policy.judge(Rollout.of(b.tokens, b.lengths, greedy)).distribution.log_probs for b in (batch, noisy)
+    )
     assert torch.equal(clean[~torch.isnan(clean)], other[~torch.isnan(other)])
 
 
@@ -282,7 +284,7 @@ def test_reading_the_encoder_passes_no_gradient_into_it():
 
     batch = plain_batch(EXAMPLES)
     transitions = policy.derive(batch, generator=torch.Generator().manual_seed(0))
-    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions))
+    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions)).distribution
     judged.log_prob(transitions).sum().backward()
     assert all(parameter.grad is None for parameter in encoder.parameters())
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in policy.parameters())

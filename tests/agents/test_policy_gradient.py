@@ -273,7 +273,7 @@ def test_a_policy_that_reads_the_encoder_is_judged_by_the_weights_that_made_its_
     class Watched(PolicyGradient):
         def _policy_loss(self, batch, rollout, rewards):
             seen.append(weights_of(self.model))
-            judged = self.policy.judge(rollout).log_prob(rollout.transitions)
+            judged = self.policy.judge(rollout).distribution.log_prob(rollout.transitions)
             torch.testing.assert_close(judged, rollout.log_probs)
             return super()._policy_loss(batch, rollout, rewards)
 

@@ -103,7 +103,7 @@ def test_every_choice_is_the_one_that_the_distribution_implies(form, catalan_pri
     batch = plain_batch(MIXED).repeat(24)
     uniforms = uniforms_for(batch)
     transitions = parse(policy, batch, uniforms, form)
-    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions))
+    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions)).distribution
     implied = torch.where(uniforms.t() <= judged.log_probs[..., SHIFT].exp(), 0, 1)
     assert judged.free.sum() > 300
     assert torch.equal(transitions[judged.free], implied[judged.free])
@@ -139,7 +139,7 @@ def test_log_probs_of_the_rollout_are_those_of_a_judge(form, reads):
     policy = build(reads=reads, encoder=encoder_of() if reads == "encoder" else None, sampler=form)
     batch = plain_batch(MIXED).repeat(8)
     rollout = policy.sample(batch, generator=torch.Generator().manual_seed(0))
-    judged = policy.judge(rollout)
+    judged = policy.judge(rollout).distribution
     again = judged.log_prob(rollout.transitions)
     torch.testing.assert_close(again, rollout.log_probs, rtol=0, atol=1e-12)
     assert (again[judged.free] < 0).all()
@@ -154,7 +154,7 @@ def test_batches_of_every_shape_are_judged_as_they_were_sampled(lengths, reads):
     """One row, one token, rows of equal length, and enough rows to be judged in groups."""
     policy = build(reads=reads, encoder=encoder_of() if reads == "encoder" else None)
     rollout = policy.sample(sentences(lengths), generator=torch.Generator().manual_seed(0))
-    log_probs = policy.judge(rollout).log_prob(rollout.transitions)
+    log_probs = policy.judge(rollout).distribution.log_prob(rollout.transitions)
     torch.testing.assert_close(log_probs, rollout.log_probs, rtol=0, atol=1e-12)
     log_probs.sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in policy.parameters())
@@ -246,7 +246,7 @@ def test_long_chains_beside_short_sentences(form, chain):
     if form == "dropping":  # short sentences take no more memory beside a long one
         made = policy._play(batch, policy.head.weight.new_zeros).parses.items
         assert len(made) == 4 + sum(2 * m - 1 for m in (n, 1, 6, 2))
-    judged = policy.judge(rollout)
+    judged = policy.judge(rollout).distribution
     assert judged.log_prob(rollout.transitions).abs().max() < 1e-6
     judged.log_prob(rollout.transitions).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in policy.parameters())
@@ -565,7 +565,7 @@ def test_a_rollout_on_a_gpu_is_judged_as_it_was_sampled():
     optimizer = torch.optim.AdamW(policy.parameters(), lr=0.1, fused=True)
     for _ in range(3):
         rollout = policy.sample(batch, generator=generator)
-        judged = policy.judge(rollout).log_prob(rollout.transitions)
+        judged = policy.judge(rollout).distribution.log_prob(rollout.transitions)
         torch.testing.assert_close(judged, rollout.log_probs, rtol=1e-4, atol=1e-4)
         optimizer.zero_grad()
         judged.sum().backward()

@@ -78,7 +78,7 @@ def test_its_expectation_over_all_tuples_of_parses_is_the_exact_gradient(
     exact = gradient_by_autograd(policy, (slow.exp() * rewards).sum())
 
     batch, transitions = plain_batch([[tokens]] * len(derivations)), padded(derivations)
-    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions))
+    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions)).distribution
     log_probs, free = judged.log_prob(transitions), judged.free
     probabilities = log_probs.detach().sum(1).exp()
     expected = log_probs.new_zeros(())
@@ -101,7 +101,7 @@ def test_leave_one_out_varies_less_than_no_baseline():
     derivations = all_derivations(4)
     rewards = random_rewards(len(derivations)) + 5
     batch, transitions = plain_batch([[[2, 3, 4, 5]]] * len(derivations)), padded(derivations)
-    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions))
+    judged = policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions)).distribution
     log_probs = judged.log_prob(transitions).sum(1)
     scores = [
         torch.cat([g.flatten() for g in torch.autograd.grad(x, list(policy.parameters()), retain_graph=True)])
@@ -203,7 +203,7 @@ def test_equal_rewards_leave_the_entropy_alone(make_recorder, pairs):
     batch, transitions = sampled(agent, pairs, 4)
     loss, gradient = agent.gradient_of(batch, transitions, torch.full((16,), 0.5, dtype=torch.float64))
 
-    judged = agent.policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions))
+    judged = agent.policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions)).distribution
     p = judged.log_probs[judged.free].exp()
     entropy = -(p * p.log2()).sum(-1).mean()  # in bits, which is normalised by the log of two options
     assert loss.item() == pytest.approx(-0.3 * entropy.item(), abs=1e-10)
@@ -219,7 +219,7 @@ def test_both_sentences_of_an_example_share_its_advantage(make_recorder, pairs, 
     batch, transitions = sampled(agent, pairs, n_parses)
     rewards = random_rewards(4 * n_parses)
     loss, _ = agent.gradient_of(batch, transitions, rewards)
-    judged = agent.policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions))
+    judged = agent.policy.judge(Rollout.of(batch.tokens, batch.lengths, transitions)).distribution
     log_probs = judged.log_prob(transitions).sum(1)
     total = 0.0
     for side, b, k in itertools.product(range(2), range(4), range(n_parses)):

@@ -16,7 +16,7 @@ from rlparse.lockstep import REDUCE, SHIFT
 from rlparse.models.composition import BinaryTreeLSTM
 from rlparse.models.stack_machine import StackMachine, distinct_words
 from rlparse.models.tracker import Tracker
-from rlparse_agents.distribution import TransitionDistribution
+from rlparse_agents.distribution import MaskedDistribution
 from rlparse_experiments.bench.workload import Sentences
 
 
@@ -78,7 +78,7 @@ def parse_with_machine(
     types, words = distinct_words(batch.tokens, batch.n_types)
     encoding, transitions = machine.sample(model.embedding(types), batch.lengths, choose, words)
     assert encoding.tracker is not None
-    policy = TransitionDistribution(head(encoding.tracker), encoding.trace.legal)
+    policy = MaskedDistribution(head(encoding.tracker), encoding.trace.legal)
     log_probs = policy.log_prob(transitions).masked_fill(~policy.free, 0.0).sum(1)
     return Parsed(encoding.roots, log_probs, int(policy.free.sum()), transitions)
 

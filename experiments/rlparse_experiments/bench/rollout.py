@@ -82,7 +82,7 @@ class ParsingClassifier:
         with torch.no_grad():
             rewards = (logits.argmax(dim=1) == self.batch.labels).float()
             advantages = rewards - rewards.mean()
-        distribution = self.policy.judge(rollout)
+        distribution = self.policy.judge(rollout).distribution
         free = distribution.free
         log_probs = distribution.log_prob(rollout.transitions).masked_fill(~free, 0.0).sum(1)
         cross_entropy = F.cross_entropy(logits, self.batch.labels)

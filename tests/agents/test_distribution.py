@@ -1,7 +1,8 @@
-"""The distribution over legal transitions: masked before anything is computed from it."""
+"""The distribution over legal actions: masked before anything is computed from it."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -149,3 +150,123 @@ def test_small_integers_are_judged_too():
 def test_logits_and_mask_must_fit():
     with pytest.raises(ValueError, match=r"logits \(3, 2\) and legal \(2, 2\) must have one shape"):
         MaskedDistribution(torch.zeros(3, 2), torch.ones(2, 2, dtype=torch.bool))
+
+
+# ---------------------------------------------------------------------------------------------- more than two actions
+
+LEGAL_OF_FOUR = [list(row) for row in itertools.product([False, True], repeat=4)]
+
+
+def four(scale: float = 2.0, *, seed: int = 0, copies: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of four actions, for every set of legal ones."""
+    legal = torch.tensor(LEGAL_OF_FOUR).repeat(copies, 1)
+    logits = torch.randn(16, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale
+    return logits.repeat(copies, 1), legal
+
+
+def softmax_over(logits: list[float], legal: list[bool]) -> list[float]:
+    weights = [math.exp(x) if allowed else 0.0 for x, allowed in zip(logits, legal, strict=True)]
+    return [w / sum(weights) for w in weights]
+
+
+def test_four_actions_have_the_softmax_over_the_legal_ones():
+    logits, legal = four()
+    there = MaskedDistribution(logits, legal)
+    rows = zip(logits.tolist(), legal.tolist(), strict=True)
+    for row, (values, allowed) in enumerate(rows):
+        n = sum(allowed)
+        assert bool(there.finished[row]) == (n == 0)
+        assert bool(there.free[row]) == (n > 1)
+        if n == 0:
+            assert there.mode()[row] == there.sample()[row] == 4
+            assert there.log_prob(torch.full((16,), 4))[row] == there.entropy()[row] == 0
+            continue
+        probs = softmax_over(values, allowed)
+        for action in range(4):
+            found = there.log_prob(torch.full((16,), action))[row].exp().item()
+            assert found == pytest.approx(probs[action], abs=1e-12)
+        entropy = -sum(p * math.log(p) for p in probs if p > 0)
+        assert there.entropy()[row].item() == pytest.approx(entropy, abs=1e-12)
+        normalised = entropy / math.log(n) if n > 1 else 0.0
+        assert there.normalised_entropy()[row].item() == pytest.approx(normalised, abs=1e-12)
+        assert there.mode()[row] == probs.index(max(probs))
+
+
+@pytest.mark.parametrize("scale", [2.0, 0.0, 300.0])
+def test_four_actions_come_as_often_as_they_are_likely_and_illegal_ones_never(scale):
+    copies = 4000
+    there = MaskedDistribution(*four(scale, copies=copies))
+    sampled = there.sample(torch.Generator().manual_seed(0)).view(copies, 16)
+    probs = torch.nn.functional.pad(there.log_probs[:16].exp(), (0, 1))
+    probs[0] = torch.eye(5)[4]
+    shares = torch.nn.functional.one_hot(sampled, 5).double().mean(0)
+    assert ((shares - probs).abs() <= 4.5 * (probs * (1 - probs) / copies).sqrt() + 1e-12).all()
+    assert (shares[1:, :4][~there.legal[1:16]] == 0).all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_finite_still_give_legal_actions(bad):
+    logits, legal = four()
+    legal_or_finished = torch.cat((legal, ~legal.any(-1, keepdim=True)), dim=-1)
+    for column in range(4):
+        there = MaskedDistribution(logits.index_fill(1, torch.tensor(column), bad), legal)
+        for chosen in (there.sample(), there.mode()):
+            assert legal_or_finished.gather(1, chosen.unsqueeze(1)).all()
+
+
+def test_gradients_of_four_actions_are_finite_and_leave_illegal_ones_alone():
+    logits, legal = four()
+    logits.requires_grad_()
+    there, other = MaskedDistribution(logits, legal), MaskedDistribution(four(seed=1)[0], legal)
+    total = there.log_prob(there.mode()).sum() + there.normalised_entropy().sum() + there.kl(other).sum()
+    total.backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert not logits.grad[~(legal & there.free.unsqueeze(1))].any()
+    assert logits.grad[there.free].any(-1).all()
+
+
+def test_one_action_is_never_a_choice():
+    there = MaskedDistribution(torch.tensor([[3.0], [3.0]]), torch.tensor([[True], [False]]))
+    assert there.sample().tolist() == there.mode().tolist() == [0, 1]
+    assert there.entropy().tolist() == there.normalised_entropy().tolist() == [0.0, 0.0]
+
+
+# ---------------------------------------------------------------------------------------------------- divergence
+
+
+def test_divergence_is_the_expected_difference_of_log_probs():
+    (here, legal), (there, _) = four(), four(seed=1)
+    p, q = MaskedDistribution(here, legal), MaskedDistribution(there, legal)
+    found = p.kl(q)
+    rows = zip(here.tolist(), there.tolist(), legal.tolist(), strict=True)
+    for value, (own, others, allowed) in zip(found.tolist(), rows, strict=True):
+        if sum(allowed) < 2:
+            assert value == 0.0
+            continue
+        pairs = zip(softmax_over(own, allowed), softmax_over(others, allowed), strict=True)
+        expected = sum(a * math.log(a / b) for a, b in pairs if a > 0)
+        assert expected > 1e-3
+        assert value == pytest.approx(expected, abs=1e-12)
+    assert (p.kl(p) == 0).all()
+    assert (found - q.kl(p)).abs().max() > 0.1  # it has a direction
+
+
+def test_divergence_passes_gradients_to_both():
+    tensors = [four(seed=seed)[0].requires_grad_() for seed in (0, 1)]
+    legal = four()[1]
+    torch.autograd.gradcheck(
+        lambda a, b: MaskedDistribution(a, legal).kl(MaskedDistribution(b, legal)), tensors, atol=1e-6
+    )
+
+
+def test_divergence_of_sure_choices_is_finite():
+    sure, other = distribution([[1e3, -1e3]], [BOTH]), distribution([[-1e3, 1e3]], [BOTH])
+    assert sure.kl(sure).item() == 0.0
+    assert sure.kl(other).item() == pytest.approx(2e3)
+
+
+def test_divergence_needs_one_shape():
+    one, other = distribution([[0.0, 0.0]], [BOTH]), distribution([[0.0, 0.0]] * 2, [BOTH] * 2)
+    with pytest.raises(ValueError, match=r"over \(1, 2\) has no divergence from one over \(2, 2\)"):
+        one.kl(other)

@@ -19,7 +19,8 @@ class Judgement(NamedTuple):
 
     Attributes:
         distribution: Over [R, M] states.
-        states: [R, M, H] float. What it knew before each decision, for a critic; None where it keeps nothing.
+        states: [R, M, H] float. What it knew before each decision, for a critic; finite, but meaningless past a row's
+            end; None where it keeps nothing.
     """
 
     distribution: MaskedDistribution

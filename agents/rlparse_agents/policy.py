@@ -126,7 +126,8 @@ class TrackerPolicy(LearningPolicy):
         played = self._play(batch, self._drawing(generator))
         transitions = played.transitions()
         trace = lockstep.trace(transitions, batch.lengths)
-        log_probs = MaskedDistribution(played.logits(), trace.legal).log_prob(transitions)
+        distribution = MaskedDistribution(played.logits() / self.temperature, trace.legal)
+        log_probs = distribution.log_prob(transitions)
         seen = played.seen() if self.reads == "encoder" else None
         return Rollout(batch.tokens, transitions, trace, log_probs, seen)
 
@@ -134,10 +135,10 @@ class TrackerPolicy(LearningPolicy):
         """Give the distribution before every step of known derivations; see `LearningPolicy.judge`."""
         trace = rollout.trace
         vectors, slots = self._see(rollout) if rollout.seen is None else rollout.seen
-        logits = self._track(vectors, slots, trace.lengths)
+        logits, states = self._track(vectors, slots, trace.lengths)
         fronts, sizes = _sizes(trace)
         logits = self._with_prior(logits, sizes, (trace.lengths.unsqueeze(1) - fronts).clamp_min(0))
-        return Judgement(MaskedDistribution(logits, trace.legal))
+        return Judgement(MaskedDistribution(logits / self.temperature, trace.legal), states)
 
     def predict(
         self,
@@ -233,7 +234,7 @@ class TrackerPolicy(LearningPolicy):
         stack_sizes = 2 * (history == 0).sum(1) - count
         buffer_sizes = lengths - (history == 0).sum(1)
         logits = self._with_prior(self.head(hidden), stack_sizes, buffer_sizes)
-        distribution = MaskedDistribution(logits, seen["action_mask"].bool())
+        distribution = MaskedDistribution(logits / self.temperature, seen["action_mask"].bool())
         actions = distribution.mode() if deterministic else distribution.sample()
         return actions, tuple(part.cpu().numpy() for part in (table, hidden, memory, read))
 
@@ -248,8 +249,8 @@ class TrackerPolicy(LearningPolicy):
         slots = encoding.layout.position.gather(1, trace.tops.clamp_min(0).flatten(1)).view_as(trace.tops)
         return Seen(encoding.table, torch.where(trace.tops >= 0, slots, nothing))
 
-    def _track(self, vectors: Tensor, slots: Tensor, lengths: Tensor) -> Tensor:
-        """Run tracker and head over whole derivations: [R, T, A] float logits.
+    def _track(self, vectors: Tensor, slots: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Run tracker and head over whole derivations: [R, T, A] float logits, and [R, T, H] what they are of.
 
         On a CPU rows of similar length go together, so that little is computed past their ends.
         """
@@ -261,12 +262,14 @@ class TrackerPolicy(LearningPolicy):
         # By step, then by row, which is the order an LSTM takes them in.
         wanted = [g[:, :size].transpose(0, 1).flatten() for g, size in zip(groups, sizes, strict=True)]
         inputs = vectors.index_select(0, torch.cat(wanted)).split([len(index) for index in wanted])
-        logits = []
+        logits, states = [], []
         for part, group, size in zip(inputs, groups, sizes, strict=True):
             tracked = self.tracker(part.view(size, len(group), -1).transpose(0, 1))
-            logits.append(F.pad(self.head(tracked), (0, 0, 0, n_steps - size)))
-        joined = torch.cat(logits)
-        return joined if back is None else joined.index_select(0, back)
+            past = 0, 0, 0, n_steps - size
+            logits.append(F.pad(self.head(tracked), past))
+            states.append(F.pad(tracked, past))
+        joined = torch.cat(logits), torch.cat(states)
+        return joined if back is None else (joined[0].index_select(0, back), joined[1].index_select(0, back))
 
     @torch.no_grad()
     def _play(self, batch: Batch, draw: Draw) -> Played:
@@ -291,8 +294,13 @@ class TrackerPolicy(LearningPolicy):
         return (play_dense if sampler == "dense" else play_dropping)(tokens, lengths, reading, draw)
 
     def _drawing(self, generator: torch.Generator | None) -> Draw:
-        """Draw thresholds at random."""
-        return lambda shape: torch.logit(torch.rand(shape, generator=generator, device=self.device))
+        """Draw thresholds at random.
+
+        They are multiplied by the temperature, where the odds would be divided by it: graphs keep the odds as they are.
+        """
+        return lambda shape: (
+            torch.logit(torch.rand(shape, generator=generator, device=self.device)) * self.temperature
+        )
 
     def _reading(self) -> tuple[nn.Embedding, StackMachine]:
         """Give whose embeddings and composition the tracker looks at."""

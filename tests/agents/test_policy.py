@@ -312,6 +312,51 @@ def test_the_policys_own_parameters_are_all_its_own():
     assert torch.equal(before, after)
 
 
+def cooled(log_probs: Tensor, temperature: float) -> Tensor:
+    """What a temperature makes of the probabilities of two actions, where both are possible."""
+    powers = log_probs.exp() ** (1 / temperature)
+    return (powers / powers.sum(-1, keepdim=True)).log()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+@pytest.mark.parametrize("reads", ["own", "encoder"])
+def test_a_temperature_divides_the_logits_prior_included(temperature, reads):
+    policy = build(reads=reads, encoder=model_of() if reads == "encoder" else None)
+    rollout = policy.sample(plain_batch(EXAMPLES).repeat(4), generator=torch.Generator().manual_seed(0))
+    plain = policy.judge(rollout).distribution
+    policy.temperature = temperature
+    judged = policy.judge(rollout).distribution
+    found, before = judged.log_probs[judged.free], plain.log_probs[judged.free]
+    torch.testing.assert_close(found, cooled(before, temperature), rtol=0, atol=1e-12)
+    assert (found - before).abs().max() > 0.1
+    greedy = policy.derive(plain_batch(EXAMPLES), greedy=True)
+    policy.temperature = 1.0
+    assert torch.equal(policy.derive(plain_batch(EXAMPLES), greedy=True), greedy)
+
+
+@pytest.mark.parametrize("reads", ["own", "encoder"])
+def test_a_judgement_tells_what_the_tracker_knew(reads):
+    """Its hidden vector before every step; with enough rows, too, that they are tracked in groups."""
+    encoder = model_of() if reads == "encoder" else None
+    policy = build(reads=reads, encoder=encoder)
+    reader = encoder or policy
+    for copies in (1, 24):
+        batch = plain_batch(EXAMPLES).repeat(copies)
+        rollout = policy.sample(batch, generator=torch.Generator().manual_seed(0))
+        states = policy.judge(rollout).states
+        assert states is not None
+        assert states.shape == (*rollout.transitions.shape, 3)
+        for row in range(0, len(batch.lengths), copies):
+            tokens = sentences_of(batch)[row]
+            embeddings = reader.embedding.weight[tokens]
+            machine = OneSentence(reader.machine.composition, embeddings, policy.tracker)
+            for step, transition in enumerate(rollout.transitions[row, : 2 * len(tokens) - 1].tolist()):
+                torch.testing.assert_close(states[row, step], machine.look(), rtol=0, atol=1e-10)
+                machine.take(transition)
+    states.sum().backward()
+    assert policy.tracker.lstm.weight_hh_l0.grad.any()
+
+
 def test_judging_without_gradient():
     policy = build()
     with torch.no_grad():
@@ -467,8 +512,10 @@ def test_predicting_leaves_the_state_it_was_given_alone(player, pairs):
     assert all(np.array_equal(a, b) for a, b in zip(state, kept, strict=True))
 
 
-def test_sampled_actions_come_as_often_as_they_are_judged_likely(pairs):
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_sampled_actions_come_as_often_as_they_are_judged_likely(pairs, temperature):
     policy = build(len(pairs.vocabulary), seed=1)
+    policy.temperature = temperature
     policy.observation_space = env_of(pairs).observation_space
     history, n = [0, 0], 4000
     observation = step_through(env_of(pairs), 0, history)[-1]

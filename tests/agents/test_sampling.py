@@ -146,6 +146,21 @@ def test_log_probs_of_the_rollout_are_those_of_a_judge(form, reads):
     assert (again[~judged.free] == 0).all()
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("temperature", [0.4, 2.5])
+def test_a_temperature_is_sampled_as_it_is_judged(form, temperature):
+    policy = build(sampler=form)
+    policy.temperature = temperature
+    batch = sentences([6] * 200)
+    rollout = policy.sample(batch, generator=torch.Generator().manual_seed(3))
+    judged = policy.judge(rollout).distribution
+    torch.testing.assert_close(judged.log_prob(rollout.transitions), rollout.log_probs, rtol=0, atol=1e-12)
+    # Rows of one length are drawn for step by step in both forms.
+    uniforms = torch.rand(11, 200, generator=torch.Generator().manual_seed(3)).t()
+    implied = torch.where(uniforms <= judged.log_probs[..., SHIFT].exp(), 0, 1)
+    assert torch.equal(rollout.transitions[judged.free], implied[judged.free])
+
+
 @pytest.mark.parametrize(
     "lengths", [[1], [2], [1] * 70, [5] * 70, [9], [1, 6] * 40], ids=lambda x: f"{len(x)}x{x[:2]}"
 )

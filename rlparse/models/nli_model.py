@@ -1,4 +1,4 @@
-"""The classifier that rewards parses: embeddings, a tree encoder, and a head for pairs or for single sentences."""
+"""The classifier that rewards parses: embeddings, an encoder, and a head for pairs or for single sentences."""
 
 from __future__ import annotations
 
@@ -10,8 +10,18 @@ from rlparse import lockstep
 from rlparse.corpora.batching import Batch
 from rlparse.lockstep import Trace
 from rlparse.models.composition import build_composition
+from rlparse.models.sequence_encoders import (
+    CELLS,
+    SEQUENCE_ENCODERS,
+    BagOfWords,
+    RecurrentEncoder,
+    build_sequence_encoder,
+)
 from rlparse.models.stack_machine import Encoding, StackMachine, distinct_words
 from rlparse.models.tracker import Tracker
+
+ARCHITECTURES = ("tree", *SEQUENCE_ENCODERS)
+"""How `NLIModel` may encode a sentence."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -78,9 +88,37 @@ class ClassifierHead(nn.Module):
         logits: Tensor = self.classify(F.dropout(hidden, self.dropout, active))
         return logits
 
+    def pair_crosswise(self, vectors: Tensor, n_parses: int, *, dropout: bool | None = None) -> Tensor:
+        """Score every parse of a premise with every parse of its hypothesis: K * K examples of 2 K encodings.
+
+        Args:
+            vectors: [2 * B * K, D] float, row s * B * K + b * K + k is parse k of sentence s of example b.
+            n_parses: K.
+            dropout: Force dropout on or off; None follows ``training``.
+
+        Returns:
+            [B * K * K, C] float logits; row (b * K + i) * K + j is premise parse i with hypothesis parse j.
+
+        Raises:
+            ValueError: The head is for single sentences, or the rows are not those of K parses of pairs.
+        """
+        if self.n_sides != 2:
+            raise ValueError("only pairs can be scored crosswise, this head is for single sentences")
+        if n_parses < 1 or len(vectors) % (2 * n_parses):
+            raise ValueError(
+                f"vectors must have 2 * B * K rows with K = {n_parses} parses of each sentence, got {len(vectors)}"
+            )
+        p, h = vectors.view(2, -1, n_parses, vectors.shape[1]).unbind(0)  # [B, K, D]
+        shape = (-1, n_parses, n_parses, -1)
+        pairs = torch.stack((p.unsqueeze(2).expand(shape), h.unsqueeze(1).expand(shape)))
+        logits: Tensor = self(pairs.flatten(0, 3), dropout=dropout)
+        return logits
+
 
 class NLIModel(nn.Module):
-    """Embed the tokens, compose every sentence along a derivation, classify the example.
+    """Embed the tokens, encode every sentence, classify the example.
+
+    The encoder composes a sentence along its derivation, or, for controls, reads its words in their order and no tree.
 
     Args:
         n_tokens: Size of the vocabulary; id 0 is padding.
@@ -89,7 +127,11 @@ class NLIModel(nn.Module):
         embedding_size: E.
         embedding_std: Standard deviation of the untrained word embeddings. Small ones (0.1) keep the many rare words
             of natural language from drowning what is learned; a dozen symbols want 1.
-        hidden_size: D.
+        hidden_size: D, of each direction where there are two.
+        architecture: ``tree``, or one of `rlparse.models.sequence_encoders`, which read no tree: ``bag_of_words``,
+            ``rnn``, ``lstm``, ``gru``, ``peephole_lstm``.
+        bidirectional: Read from both ends; vectors are 2 D wide then. Recurrent architectures only.
+        truncate: Words that back-propagation through time goes back, 0 for all. Recurrent architectures only.
         composition: ``tree_rnn``, ``tree_lstm`` or ``gated``.
         layer_norm: None keeps the composition's own default.
         tracker_size: Width of a tracker that feeds the composition (SPINN), 0 for none.
@@ -97,7 +139,16 @@ class NLIModel(nn.Module):
         dropout: In the head.
         schedule: ``by_step`` or ``by_level``: same values, different grouping of the work.
         hide_premise: Encode premises as zeros: the hypothesis-only control.
+
+    Attributes:
+        machine: What composes trees; only where ``architecture`` is ``tree``.
+        sequence: What reads words; None where ``architecture`` is ``tree``.
+
+    Raises:
+        ValueError: The architecture is unknown, or an option does not fit another.
     """
+
+    machine: StackMachine
 
     def __init__(
         self,
@@ -108,6 +159,9 @@ class NLIModel(nn.Module):
         embedding_size: int = 100,
         embedding_std: float = 1.0,
         hidden_size: int = 100,
+        architecture: str = "tree",
+        bidirectional: bool = False,
+        truncate: int = 0,
         composition: str = "tree_lstm",
         layer_norm: bool | None = None,
         tracker_size: int = 0,
@@ -119,17 +173,49 @@ class NLIModel(nn.Module):
         super().__init__()
         if hide_premise and n_sides != 2:
             raise ValueError("hide_premise needs pairs of sentences, this corpus has single ones")
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}")
         self.n_sides = n_sides
         self.hide_premise = hide_premise
+        self.architecture = architecture
         self.embedding = nn.Embedding(n_tokens, embedding_size, padding_idx=0)
         with torch.no_grad():
             self.embedding.weight.mul_(embedding_std)
-        cell = build_composition(
-            composition, embedding_size, hidden_size, tracker_size=tracker_size, layer_norm=layer_norm
-        )
-        tracker = Tracker(hidden_size, tracker_size) if tracker_size else None
-        self.machine = StackMachine(cell, tracker, schedule=schedule)
-        self.head = ClassifierHead(hidden_size, n_sides, n_classes, mlp_size=mlp_size, dropout=dropout)
+        self.sequence: BagOfWords | RecurrentEncoder | None = None
+        if architecture == "tree":
+            for option, wanted in (("bidirectional", bidirectional), ("truncate", truncate)):
+                if wanted:
+                    raise ValueError(
+                        f"architecture='tree' composes along a derivation, so {option}={wanted!r} means nothing to it; "
+                        f"leave {option} out or take one of {', '.join(CELLS)}"
+                    )
+            cell = build_composition(
+                composition, embedding_size, hidden_size, tracker_size=tracker_size, layer_norm=layer_norm
+            )
+            tracker = Tracker(hidden_size, tracker_size) if tracker_size else None
+            self.machine = StackMachine(cell, tracker, schedule=schedule)
+            self.vector_size = hidden_size
+        else:
+            for option, wanted in (("tracker_size", tracker_size), ("layer_norm", bool(layer_norm))):
+                if wanted:
+                    raise ValueError(
+                        f"architecture={architecture!r} composes nothing, so {option}={wanted!r} means nothing to it; "
+                        f"leave {option} out or take architecture='tree'"
+                    )
+            self.sequence = build_sequence_encoder(
+                architecture,
+                embedding_size,
+                hidden_size,
+                bidirectional=bidirectional,
+                truncate=truncate,
+            )
+            self.vector_size = self.sequence.output_size
+        self.head = ClassifierHead(self.vector_size, n_sides, n_classes, mlp_size=mlp_size, dropout=dropout)
+
+    @property
+    def reads_trees(self) -> bool:
+        """Whether the parses make a difference to this model."""
+        return self.sequence is None
 
     @property
     def device(self) -> torch.device:
@@ -157,18 +243,23 @@ class NLIModel(nn.Module):
         self.embedding.weight.requires_grad_(trainable)
 
     def encode(self, tokens: Tensor, trace: Trace) -> Tensor:
-        """Encode sentences along their derivations.
+        """Encode sentences along their derivations, or word by word.
 
         Args:
             tokens: [R, N] int64.
-            trace: What `lockstep.trace` makes of the derivations.
+            trace: What `lockstep.trace` makes of the derivations; a model that reads no trees takes only the lengths
+                from it.
 
         Returns:
-            [R, D] float. Hidden vector of each sentence's root.
+            [R, D] float, D being ``vector_size``. Hidden vector of each sentence's root, or after its last word.
         """
-        types, words = distinct_words(tokens, self.embedding.num_embeddings)
-        encoding: Encoding = self.machine(self.embedding(types), trace, words)
-        vectors = encoding.roots
+        vectors: Tensor
+        if self.sequence is None:
+            types, words = distinct_words(tokens, self.embedding.num_embeddings)
+            encoding: Encoding = self.machine(self.embedding(types), trace, words)
+            vectors = encoding.roots
+        else:
+            vectors = self.sequence(self.embedding(tokens), trace.lengths)
         if self.hide_premise:
             premises, hypotheses = vectors.chunk(2)
             vectors = torch.cat((torch.zeros_like(premises), hypotheses))

@@ -1,4 +1,4 @@
-"""The classifier: pairs and single sentences, dropout, the hypothesis-only control, given word vectors, devices."""
+"""The classifier: with and without trees, pairs, crosswise, dropout, hypothesis only, word vectors, devices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from rlparse import lockstep
 from rlparse.corpora.batching import Batch
 from rlparse.models.composition import COMPOSITIONS
-from rlparse.models.nli_model import ClassifierHead, NLIModel, resolve_device
+from rlparse.models.nli_model import ARCHITECTURES, ClassifierHead, NLIModel, resolve_device
+from rlparse.models.sequence_encoders import SEQUENCE_ENCODERS
 from slow_reference import classify_one, padded, plain_batch, random_derivation
 
 PAIRS = [
@@ -244,6 +245,125 @@ def test_an_example_has_one_or_two_sentences(n_sides):
 def test_single_sentences_and_pairs_have_heads_of_their_own_width():
     assert build(n_sides=1).head.widen.in_features == 3
     assert build(n_sides=2).head.widen.in_features == 12
+
+
+# ------------------------------------------------------------------------------------------- sequence encoders
+
+
+@pytest.mark.parametrize("architecture", SEQUENCE_ENCODERS)
+@pytest.mark.parametrize("examples", [PAIRS, SINGLES])
+def test_a_model_without_trees_reads_the_words_alone(architecture, examples):
+    options = {} if architecture == "bag_of_words" else {"bidirectional": True}
+    model = build(n_sides=len(examples[0]), architecture=architecture, dropout=0.0, **options)
+    batch = plain_batch(examples)
+    logits = logits_of(model, batch)
+    assert not model.reads_trees
+    assert torch.equal(logits_of(model, batch, seed=1), logits)
+    vectors = model.sequence(model.embedding(batch.tokens), batch.lengths)
+    assert vectors.shape == (len(batch.tokens), model.vector_size)
+    torch.testing.assert_close(logits, model.head(vectors), rtol=0, atol=1e-12)
+    logits.sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+    assert not model.embedding.weight.grad[0].any()
+
+
+def test_a_model_with_trees_says_so():
+    model = build()
+    assert model.reads_trees
+    assert model.sequence is None
+    assert model.vector_size == 3
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_can_hide_the_premise(architecture):
+    model = build(architecture=architecture, hide_premise=True)
+    batch = plain_batch(PAIRS)
+    vectors = model.encode(batch.tokens, lockstep.trace(padded(parses_of(batch)), batch.lengths))
+    assert not vectors[:3].any()
+    assert vectors[3:].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"architecture": "cnn"},
+            "unknown architecture 'cnn'; known: tree, bag_of_words, rnn, lstm, gru, peep",
+        ),
+        (
+            {"bidirectional": True},
+            "architecture='tree' composes along a derivation, so bidirectional=True means",
+        ),
+        (
+            {"truncate": 2},
+            "architecture='tree' composes along a derivation, so truncate=2 means nothing to it",
+        ),
+        (
+            {"architecture": "bag_of_words", "bidirectional": True},
+            "architecture='bag_of_words' reads words in no order, so bidirectional=True means nothing to it",
+        ),
+        (
+            {"architecture": "lstm", "tracker_size": 2},
+            "architecture='lstm' composes nothing, so tracker_size=2 means nothing to it; leave tracker_size out",
+        ),
+        (
+            {"architecture": "gru", "layer_norm": True},
+            "architecture='gru' composes nothing, so layer_norm=True means nothing to it; leave layer_norm out",
+        ),
+    ],
+)
+def test_options_that_do_not_fit_the_architecture(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+def test_truncation_is_passed_on():
+    model = build(architecture="rnn", truncate=2)
+    assert model.sequence.truncate == 2
+    assert not build(architecture="rnn", layer_norm=False).reads_trees
+
+
+# -------------------------------------------------------------------------------------------------- crosswise
+
+
+@pytest.mark.parametrize("n_parses", [1, 2, 3])
+def test_pairs_are_scored_crosswise(n_parses):
+    model = build().eval()
+    B, K = 4, n_parses
+    vectors = torch.randn(2 * B * K, 3, dtype=torch.float64, requires_grad=True)
+    crosswise = model.head.pair_crosswise(vectors, K)
+    assert crosswise.shape == (B * K * K, C)
+    slow = [
+        model.head(torch.stack((vectors[b * K + i], vectors[B * K + b * K + j])))[0]
+        for b in range(B)
+        for i in range(K)
+        for j in range(K)
+    ]
+    torch.testing.assert_close(crosswise, torch.stack(slow), rtol=0, atol=1e-12)
+    (fast_gradient,) = torch.autograd.grad(crosswise.square().sum(), vectors)
+    (slow_gradient,) = torch.autograd.grad(torch.stack(slow).square().sum(), vectors)
+    torch.testing.assert_close(fast_gradient, slow_gradient, rtol=0, atol=1e-12)
+
+
+def test_the_diagonal_of_crosswise_is_the_head():
+    model = build(dropout=0.5).train()
+    vectors = torch.randn(2 * 5 * 3, 3, dtype=torch.float64)
+    crosswise = model.head.pair_crosswise(vectors, 3, dropout=False).view(5, 3, 3, C)
+    plain = model.head(vectors, dropout=False).view(5, 3, C)
+    torch.testing.assert_close(crosswise.diagonal(dim1=1, dim2=2).transpose(1, 2), plain)
+    assert not torch.equal(model.head.pair_crosswise(vectors, 3).view_as(crosswise), crosswise)
+    assert not torch.equal(
+        model.eval().head.pair_crosswise(vectors, 3, dropout=True).view_as(crosswise), crosswise
+    )
+
+
+def test_only_pairs_of_k_parses_can_be_scored_crosswise():
+    with pytest.raises(ValueError, match="only pairs can be scored crosswise, this head is for single sent"):
+        build(n_sides=1).head.pair_crosswise(torch.zeros(4, 3), 2)
+    for n_parses, rows in ((3, 8), (0, 8), (2, 6)):
+        message = f"2 . B . K rows with K = {n_parses} parses of each sentence, got {rows}"
+        with pytest.raises(ValueError, match=message):
+            build().head.pair_crosswise(torch.zeros(rows, 3), n_parses)
 
 
 # --------------------------------------------------------------------------------------------- word vectors

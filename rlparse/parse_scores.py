@@ -22,6 +22,7 @@ from itertools import combinations
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlparse import trees
 from rlparse.bracketings import Bracketings, Derivations, is_punctuation, key
@@ -35,6 +36,7 @@ __all__ = [
     "LabelledPhrases",
     "ParseScore",
     "SelfScore",
+    "SentenceScores",
     "find_convention",
     "is_punctuation",
     "mean_depth",
@@ -43,6 +45,7 @@ __all__ = [
     "score_parses",
     "score_trivial_trees",
     "self_f1",
+    "sentence_scores",
     "trivial_trees",
 ]
 
@@ -188,6 +191,79 @@ def score_parses(
     """
     rules = find_convention(convention, drop_punctuation=drop_punctuation)
     ours = _bracketings(predicted, tokens)
+    found = sentence_scores(ours, _bracketings(gold, tokens), rules)
+    n_sentences = int(found.scored.sum())
+    n_spans, n_shared = int(found.n_spans.sum()), int(found.n_shared.sum())
+    if n_sentences == 0:
+        raise ValueError(
+            f"no sentence to score: all {len(ours)} hold only punctuation, which {rules.name} removes"
+        )
+    if rules.level == "corpus" and n_spans == 0:
+        raise ValueError(
+            f"no span to score: none of {n_sentences} sentences has one that counts under {rules.name}"
+        )
+    values, weights = found.terms()
+    return ParseScore(
+        convention=rules.name,
+        f1=float(values.sum()) / float(weights.sum()),
+        exact_match=int(found.same.sum()) / n_sentences,
+        n_sentences=n_sentences,
+        n_skipped=len(ours) - n_sentences,
+        n_spans=n_spans,
+        n_shared=n_shared,
+    )
+
+
+class SentenceScores(NamedTuple):
+    """What every sentence contributes to a `ParseScore`.
+
+    Attributes:
+        convention: The convention.
+        n_spans: [n] int. Spans that count.
+        n_shared: [n] int. How many of them both trees have.
+        scored: [n] bool. False where the sentence holds only punctuation, and that is removed.
+        same: [n] bool. Whether the two trees are the same.
+    """
+
+    convention: Convention
+    n_spans: NDArray[np.int64]
+    n_shared: NDArray[np.int64]
+    scored: NDArray[np.bool_]
+    same: NDArray[np.bool_]
+
+    def terms(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Give the terms of F1, which is sum(values) / sum(weights).
+
+        Returns:
+            [n] float values and [n] float weights: F1 and 1 of every sentence where the mean is over sentences,
+            shared spans and spans where they are pooled.
+        """
+        if self.convention.level == "corpus":
+            return self.n_shared.astype(np.float64), self.n_spans.astype(np.float64)
+        empty = (self.n_spans == 0) & self.scored
+        return self.n_shared / np.maximum(self.n_spans, 1) + empty, self.scored.astype(np.float64)
+
+
+def sentence_scores(
+    predicted: Bracketings | Derivations,
+    gold: Bracketings | Derivations,
+    convention: str | Convention = "nyu",
+    tokens: Sequence[Sequence[str]] | None = None,
+) -> SentenceScores:
+    """Score trees sentence by sentence, for statistics that need more than the mean; see `score_parses`.
+
+    Args:
+        predicted: One complete derivation a sentence, or their `Bracketings`.
+        gold: The same of the trees to compare with.
+        convention: As in `score_parses`.
+        tokens: Words of the sentences; needed only if punctuation is removed.
+
+    Raises:
+        ValueError: Unknown convention, no sentences, or different sentences.
+        MalformedTreeError: A derivation is not one binary tree over its sentence.
+    """
+    rules = find_convention(convention)
+    ours = _bracketings(predicted, tokens)
     theirs = _bracketings(gold, tokens)
     _check_same_sentences(ours, theirs)
     predicted_nodes = ours.nodes(punctuation=rules.punctuation)
@@ -199,35 +275,13 @@ def score_parses(
             f"sentence {wrong[0]}: {predicted_nodes.n_tokens[wrong[0]]} words are left without punctuation in "
             f"one set of trees, {n_tokens[wrong[0]]} in the other; their tokens differ"
         )
-    n_sentences = int((n_tokens > 0).sum())
-    n_nodes = np.maximum(n_tokens - 1, 0)
-    shared = gold_nodes.n_shared(predicted_nodes)
-    same = (shared == n_nodes) & (n_tokens > 0)
+    scored = n_tokens > 0
+    n_spans = np.maximum(n_tokens - 1, 0)
+    n_shared = gold_nodes.n_shared(predicted_nodes)
+    same = (n_shared == n_spans) & scored
     if not rules.root:  # which both trees have
-        shared, n_nodes = shared - (n_nodes > 0), n_nodes - (n_nodes > 0)
-    empty = (n_nodes == 0) & (n_tokens > 0)
-    n_spans, n_shared = int(n_nodes.sum()), int(shared.sum())
-    if n_sentences == 0:
-        raise ValueError(
-            f"no sentence to score: all {len(ours)} hold only punctuation, which {rules.name} removes"
-        )
-    if rules.level == "corpus" and n_spans == 0:
-        raise ValueError(
-            f"no span to score: none of {n_sentences} sentences has one that counts under {rules.name}"
-        )
-    if rules.level == "corpus":
-        f1 = n_shared / n_spans
-    else:
-        f1 = float((shared / np.maximum(n_nodes, 1) + empty).sum()) / n_sentences
-    return ParseScore(
-        convention=rules.name,
-        f1=f1,
-        exact_match=int(same.sum()) / n_sentences,
-        n_sentences=n_sentences,
-        n_skipped=len(ours) - n_sentences,
-        n_spans=n_spans,
-        n_shared=n_shared,
-    )
+        n_shared, n_spans = n_shared - (n_spans > 0), n_spans - (n_spans > 0)
+    return SentenceScores(rules, n_spans, n_shared, scored, same)
 
 
 class SelfScore(NamedTuple):

@@ -25,6 +25,7 @@ from rlparse.parse_scores import (
     score_parses,
     score_trivial_trees,
     self_f1,
+    sentence_scores,
     trivial_trees,
 )
 
@@ -557,3 +558,20 @@ def test_listops_brackets_are_no_punctuation(listops_test):
     assert listops_test.tokens is not None
     with_all, without = (listops_test.nodes(punctuation=keep) for keep in (True, False))
     assert (with_all.keys == without.keys).all()
+
+
+# ------------------------------------------------------------------------------------------ sentence by sentence
+
+
+@pytest.mark.parametrize(
+    ("convention", "values", "weights"),
+    [
+        ("nyu", [1 / 3, 1, 1, 1 / 2], [1, 1, 1, 1]),
+        ("prpn", [1, 1, 0, 0], [1, 1, 0, 1]),  # (a(bc)) without the stop, and nothing left of ``.``
+        ("evalb", [1, 1, 0, 1], [3, 1, 0, 2]),
+    ],
+)
+def test_sentences_contribute_what_the_convention_says(convention, values, weights):
+    found = sentence_scores(PREDICTED, GOLD, convention, TOKENS)
+    assert [part.tolist() for part in found.terms()] == [pytest.approx(values), weights]
+    assert found.same.tolist() == [convention == "prpn", True, convention != "prpn", False]

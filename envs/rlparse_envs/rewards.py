@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from rlparse.parse_scores import Convention, find_convention
 if TYPE_CHECKING:
     from rlparse.models.nli_model import NLIModel
 
-RewardName = Literal["gold_f1", "accuracy", "log_likelihood"]
+RewardName = Literal["gold_f1", "accuracy", "log_likelihood", "surprisal", "margin"]
 
 
 class Reward(Protocol):
@@ -51,7 +52,7 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 class ModelReward:
-    """What the classifier says on top of the parses; the two subclasses read it differently.
+    """What the classifier says on top of the parses; the subclasses read it differently.
 
     The model always judges in evaluation mode, so that the same parses earn the same reward.
 
@@ -119,6 +120,59 @@ class LogLikelihoodReward(ModelReward):
             [B] float32, without gradient.
         """
         return -F.cross_entropy(logits.detach().float(), labels, reduction="none")
+
+
+class SurprisalReward(ModelReward):
+    """How surprising it would be, in nats, to see any other class: RL-SPINN's second reward.
+
+    Accuracy ends at 1 and log-likelihood at 0; this one goes on growing with confidence, and steeply where the model
+    is nearly certain: an example that is almost mastered counts most. -log(1 - 1 / C) for a blind guess.
+
+    Reference: Williams et al. 2018, "Do Latent Tree Learning Models Identify Meaningful Structure in Sentences?"
+    """
+
+    LARGEST: ClassVar[float] = -math.log(torch.finfo(torch.float32).eps)
+    """About 15.9: the surprisal of what float32 cannot tell from certainty. Rewards beyond it are cut to it."""
+
+    @staticmethod
+    def from_logits(logits: Tensor, labels: Tensor) -> Tensor:
+        """Reward logits that are already there, as a training step has them.
+
+            R[b] = min(-log(1 - softmax(logits[b])[labels[b]]), LARGEST)
+
+        Args:
+            logits: [B, C] float.
+            labels: [B] int64.
+
+        Returns:
+            [B] float32 from 0 to `LARGEST`, without gradient.
+        """
+        logits = logits.detach().float()
+        others = logits.scatter(1, labels.unsqueeze(1), -math.inf)
+        surprisal = logits.logsumexp(dim=1) - others.logsumexp(dim=1)
+        return surprisal.clamp(0.0, SurprisalReward.LARGEST)
+
+
+class MarginReward(ModelReward):
+    """By how much probability the right class leads the best other one: positive where the model is right."""
+
+    @staticmethod
+    def from_logits(logits: Tensor, labels: Tensor) -> Tensor:
+        """Reward logits that are already there, as a training step has them.
+
+            p = softmax(logits[b]),   R[b] = p[y] - max_{c != y} p[c],   y = labels[b]
+
+        Args:
+            logits: [B, C] float.
+            labels: [B] int64.
+
+        Returns:
+            [B] float32 from -1 to 1, without gradient.
+        """
+        probs = logits.detach().float().softmax(dim=1)
+        right = labels.unsqueeze(1)
+        best_other = probs.scatter(1, right, 0.0).amax(dim=1)
+        return probs.gather(1, right).squeeze(1) - best_other
 
 
 class GoldF1Reward:
@@ -202,6 +256,8 @@ def make_reward(reward: RewardName | str | Reward, model: NLIModel | None = None
 _MODEL_REWARDS: dict[str, type[ModelReward]] = {
     "accuracy": AccuracyReward,
     "log_likelihood": LogLikelihoodReward,
+    "surprisal": SurprisalReward,
+    "margin": MarginReward,
 }
 
 

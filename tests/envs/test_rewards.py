@@ -17,6 +17,8 @@ from rlparse_envs.rewards import (
     BranchingF1Reward,
     GoldF1Reward,
     LogLikelihoodReward,
+    MarginReward,
+    SurprisalReward,
     make_reward,
 )
 from slow_reference import random_derivations, slow_f1
@@ -129,6 +131,13 @@ def test_model_rewards_read_the_logits(pairs, model):
     ]
     expected = [log_probs[b, label].item() for b, label in enumerate(labels)]
     assert LogLikelihoodReward(model)(batch, transitions).tolist() == pytest.approx(expected)
+    probs = [[math.exp(log_prob) for log_prob in row] for row in log_probs.tolist()]
+    surprisals = [-math.log(1 - row[label]) for row, label in zip(probs, labels, strict=True)]
+    assert SurprisalReward(model)(batch, transitions).tolist() == pytest.approx(surprisals, abs=1e-6)
+    margins = [
+        row[label] - max(row[:label] + row[label + 1 :]) for row, label in zip(probs, labels, strict=True)
+    ]
+    assert MarginReward(model)(batch, transitions).tolist() == pytest.approx(margins, abs=1e-6)
 
 
 def test_rewards_from_given_logits():
@@ -146,7 +155,40 @@ def test_rewards_from_given_logits():
     assert likelihood.dtype == torch.float32
 
 
-@pytest.mark.parametrize("reward_class", [AccuracyReward, LogLikelihoodReward])
+def test_surprisal_and_margin_from_given_logits():
+    third = math.log(3)  # class 0 has half of the probability, or as much as the two others together
+    logits = torch.tensor([[third + math.log(2 / 3), 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 5.0, 0.0]])
+    logits.requires_grad_()
+    labels = torch.tensor([0, 1, 2])
+    surprisal, margin = (kind.from_logits(logits, labels) for kind in (SurprisalReward, MarginReward))
+    lost = 1 / (2 + math.exp(5))
+    assert surprisal.tolist() == pytest.approx([math.log(2), -math.log(2 / 3), -math.log1p(-lost)], abs=1e-6)
+    assert margin.tolist() == pytest.approx([0.25, 0.0, lost * (1 - math.exp(5))], abs=1e-6)
+    for reward in (surprisal, margin):
+        assert not reward.requires_grad
+        assert reward.dtype == torch.float32
+
+
+@pytest.mark.parametrize("lead", [12.0, 15.0, 40.0, 1e4, math.inf])
+def test_the_surprisal_of_a_certain_model_stays_finite(lead):
+    """Up to float32's own limit it is exact; -log(1 - p) itself would be inf from a lead of about 17 on."""
+    certain, sure_of_another = SurprisalReward.from_logits(
+        torch.tensor([[lead, 0.0], [lead, 0.0]]).nan_to_num(posinf=3e38), torch.tensor([0, 1])
+    ).tolist()
+    assert certain == pytest.approx(min(math.log1p(math.exp(min(lead, 100.0))), SurprisalReward.LARGEST))
+    assert certain <= SurprisalReward.LARGEST == pytest.approx(15.94, abs=0.01)
+    assert 0.0 <= sure_of_another < 1e-5
+
+
+def test_the_sign_of_the_margin_is_accuracy():
+    logits = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(50) % 4
+    right = AccuracyReward.from_logits(logits, labels)
+    assert torch.equal((MarginReward.from_logits(logits, labels) > 0).float(), right)
+    assert 0 < right.mean() < 1
+
+
+@pytest.mark.parametrize("reward_class", [AccuracyReward, LogLikelihoodReward, SurprisalReward, MarginReward])
 def test_model_rewards_ignore_dropout_and_leave_the_model_as_it_was(pairs, model, reward_class):
     batch = pairs.batch([0, 1])
     transitions = left_branching(batch.lengths, batch.gold.shape[1])
@@ -165,13 +207,16 @@ def test_rewards_by_name(model):
     assert isinstance(make_reward("gold_f1"), GoldF1Reward)
     assert isinstance(make_reward("accuracy", model), AccuracyReward)
     assert isinstance(make_reward("log_likelihood", model), LogLikelihoodReward)
+    assert isinstance(make_reward("surprisal", model), SurprisalReward)
+    assert isinstance(make_reward("margin", model), MarginReward)
     own = BranchingF1Reward("left")
     assert make_reward(own) is own
 
 
 def test_unknown_reward():
     with pytest.raises(
-        ValueError, match="reward must be one of gold_f1, accuracy, log_likelihood or a callable, got 'f1'"
+        ValueError,
+        match="one of gold_f1, accuracy, log_likelihood, surprisal, margin or a callable, got 'f1'",
     ):
         make_reward("f1")
     with pytest.raises(
@@ -180,7 +225,7 @@ def test_unknown_reward():
         make_reward(3)
 
 
-@pytest.mark.parametrize("name", ["accuracy", "log_likelihood"])
+@pytest.mark.parametrize("name", ["accuracy", "log_likelihood", "surprisal", "margin"])
 def test_a_model_reward_needs_a_model(name):
     with pytest.raises(ValueError, match=f"reward '{name}' is what a model says of the parses: pass model="):
         make_reward(name)

@@ -13,7 +13,9 @@ from rlparse_envs.rewards import (
     BranchingF1Reward,
     GoldF1Reward,
     LogLikelihoodReward,
+    MarginReward,
     Reward,
+    SurprisalReward,
 )
 from rlparse_envs.shift_reduce import ShiftReduceEnv
 
@@ -33,6 +35,8 @@ __all__ = [
     "Reward",
     "AccuracyReward",
     "LogLikelihoodReward",
+    "SurprisalReward",
+    "MarginReward",
     "GoldF1Reward",
     "BranchingF1Reward",
     "SymbolicObserver",

@@ -1,4 +1,4 @@
-"""Trees of a whole batch as tensors: trivial ones, the spans of any, and how far two of them agree.
+"""Trees of a whole batch as tensors: trivial and random ones, the spans of any, and how far two of them agree.
 
 What `rlparse.trees` and `rlparse.parse_scores` do for one sentence and for files, for the derivations of a training
 batch, without a Python loop over sentences.
@@ -129,6 +129,36 @@ def balanced(lengths: Tensor, n_steps: int) -> Tensor:
     for n in set(lengths.tolist()):
         table[n, : 2 * n - 1] = torch.tensor(trees.balanced(n, split="floor"))
     return table.to(lengths.device)[lengths]
+
+
+def shuffled_trees(keys: Tensor, lengths: Tensor) -> Tensor:
+    """Turn random numbers into random trees, every binary tree over a row's tokens equally likely.
+
+    Sorting the first 2n - 1 keys of a row shuffles n SHIFTs and n - 1 REDUCEs. Of the 2n - 1 rotations of any such
+    arrangement, all different, exactly one is a derivation: the one that begins after the last place where SHIFTs less
+    REDUCEs, counted from the left, are fewest. There is no loop over rows or steps, and what a row becomes depends on
+    its own first 2n - 1 keys only.
+
+    Reference: Dvoretzky & Motzkin 1947, "A Problem of Arrangements" (the cycle lemma).
+
+    Args:
+        keys: [R, T] int64. Independent and with more bits than could ever tie.
+        lengths: [R] int64.
+
+    Returns:
+        [R, T] int64, PAD after the end.
+    """
+    n_steps = keys.shape[1]
+    step, n = _steps(lengths, n_steps)
+    end = 2 * n - 1
+    inside = step < end
+    order = keys.masked_fill(~inside, torch.iinfo(torch.int64).max).argsort(dim=1, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, step.expand_as(order))
+    is_shift = rank < n  # [R, T]
+    balance = torch.where(is_shift, 1, -1).cumsum(1)
+    lowest = (balance * n_steps - step).masked_fill(~inside, n_steps * n_steps).argmin(dim=1, keepdim=True)
+    rotated = is_shift.gather(1, (lowest + 1 + step) % end)
+    return _padded(torch.where(rotated, SHIFT, REDUCE), step, n)
 
 
 def _steps(lengths: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:

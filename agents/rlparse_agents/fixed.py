@@ -9,23 +9,32 @@ from gymnasium import spaces
 from torch import Tensor
 
 from rlparse import PAD
-from rlparse.batched_trees import BRANCHINGS, Branching
+from rlparse.batched_trees import BRANCHINGS, Branching, shuffled_trees
 from rlparse.corpora.batching import Batch
 from rlparse.errors import CorpusError
 from rlparse_agents.parsing_policy import ParsingPolicy
-from rlparse_agents.rollout import uniform_trees
+from rlparse_agents.sentence_keys import sentence_keys
 
-FIXED_PARSERS = (*BRANCHINGS, "random", "gold", "gold_or_right")
+FIXED_PARSERS = (*BRANCHINGS, "random", "random_per_epoch", "gold", "gold_or_right", "none")
+
+_BRANCHING_OF: dict[str, Branching] = {"gold_or_right": "right", "none": "left"}
+"""What kinds of another name build where they have nothing better."""
 
 
-def fixed_derivations(batch: Batch, kind: str, generator: torch.Generator | None = None) -> Tensor:
+def fixed_derivations(
+    batch: Batch, kind: str, generator: torch.Generator | None = None, *, seed: int = 0
+) -> Tensor:
     """Parse a batch without looking at its words.
 
     Args:
         batch: Of R rows.
-        kind: ``left``, ``right``, ``balanced``; ``random`` (every tree equally likely, drawn anew at every call);
-            ``gold``; ``gold_or_right`` (gold where there is one, else right-branching).
-        generator: Source of randomness of ``random``.
+        kind: ``left``, ``right``, ``balanced``; ``random`` (one tree for every sentence, every tree equally likely,
+            which stays the same however often, in whatever batch and on whatever device the sentence comes);
+            ``random_per_epoch`` (the same, but drawn anew at every call); ``gold``; ``gold_or_right`` (gold where there
+            is one, else right-branching); ``none`` (for encoders that read no trees: left-branching ones, as some
+            derivation has to be there).
+        generator: Source of randomness of ``random_per_epoch``.
+        seed: Of ``random``. With a sentence's example and side it decides its tree.
 
     Returns:
         [R, T] int64 derivations.
@@ -37,8 +46,13 @@ def fixed_derivations(batch: Batch, kind: str, generator: torch.Generator | None
     if kind not in FIXED_PARSERS:
         raise ValueError(f"unknown fixed parser {kind!r}; known: {', '.join(FIXED_PARSERS)}")
     n_tokens = batch.tokens.shape[1]
+    n_steps = 2 * n_tokens - 1
     if kind == "random":
-        return uniform_trees(batch.lengths, n_tokens, generator)
+        return shuffled_trees(sentence_keys(batch, n_steps, seed), batch.lengths)
+    if kind == "random_per_epoch":
+        shape, device = (len(batch.lengths), n_steps), batch.lengths.device
+        keys = torch.randint(torch.iinfo(torch.int64).max, shape, generator=generator, device=device)
+        return shuffled_trees(keys, batch.lengths)
     if kind == "gold":
         if not bool(batch.has_gold.all()):
             missing = int((~batch.has_gold).nonzero()[0])
@@ -49,8 +63,8 @@ def fixed_derivations(batch: Batch, kind: str, generator: torch.Generator | None
                 "'gold_or_right')"
             )
         return batch.gold.long()
-    tree: Branching = "right" if kind == "gold_or_right" else cast(Branching, kind)
-    transitions = BRANCHINGS[tree](batch.lengths, 2 * n_tokens - 1)
+    tree = _BRANCHING_OF.get(kind) or cast(Branching, kind)
+    transitions = BRANCHINGS[tree](batch.lengths, n_steps)
     if kind == "gold_or_right":
         transitions = torch.where(batch.has_gold.unsqueeze(1), batch.gold.long(), transitions)
     return transitions
@@ -64,6 +78,7 @@ class FixedTreePolicy(ParsingPolicy):
         action_space: ``Discrete(2)``.
         lr_schedule: Unused; Stable-Baselines3 passes it.
         kind: See `fixed_derivations`.
+        seed: Of ``random``.
 
     Raises:
         ValueError: The kind is unknown.
@@ -76,19 +91,21 @@ class FixedTreePolicy(ParsingPolicy):
         lr_schedule: Any = None,
         *,
         kind: str,
+        seed: int = 0,
     ) -> None:
         super().__init__(observation_space, action_space)
         del lr_schedule
         if kind not in FIXED_PARSERS:
             raise ValueError(f"unknown fixed parser {kind!r}; known: {', '.join(FIXED_PARSERS)}")
         self.kind = kind
+        self.seed = seed
 
     def derive(
         self, batch: Batch, *, generator: torch.Generator | None = None, greedy: bool = False
     ) -> Tensor:
         """Parse every sentence of a batch; ``greedy`` makes no difference. See `fixed_derivations`."""
         del greedy
-        return fixed_derivations(batch, self.kind, generator)
+        return fixed_derivations(batch, self.kind, generator, seed=self.seed)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         """What `BasePolicy.save` keeps."""
@@ -96,16 +113,18 @@ class FixedTreePolicy(ParsingPolicy):
             "observation_space": self.observation_space,
             "action_space": self.action_space,
             "kind": self.kind,
+            "seed": self.seed,
         }
 
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
-        """Play the tree in an environment: left, right or balanced."""
+        """Play the tree in an environment: left, right or balanced (or none, which is left)."""
         del deterministic
-        if self.kind not in BRANCHINGS:
+        kind = "left" if self.kind == "none" else self.kind
+        if kind not in BRANCHINGS:
             raise ValueError(
                 f"a {self.kind!r} parser cannot play from observations alone; use left, right or balanced"
             )
         history = observation["transitions"].long()
         count = (history != PAD).sum(1, keepdim=True)
-        whole = BRANCHINGS[self.kind](observation["length"].long().flatten(), history.shape[1])
+        whole = BRANCHINGS[kind](observation["length"].long().flatten(), history.shape[1])
         return whole.gather(1, count).squeeze(1)

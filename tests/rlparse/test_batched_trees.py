@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlparse import trees
-from rlparse.batched_trees import balanced, bracketing_f1, left_branching, right_branching, span_keys
-from slow_reference import padded, random_derivations, slow_f1
+from rlparse.batched_trees import (
+    balanced,
+    bracketing_f1,
+    left_branching,
+    right_branching,
+    shuffled_trees,
+    span_keys,
+)
+from slow_reference import all_derivations, padded, random_derivations, slow_f1
 
 
 @given(seed=st.integers(0, 2**32 - 1), lengths=st.lists(st.integers(1, 24), min_size=1, max_size=12))
@@ -79,3 +89,44 @@ def test_trivial_trees_agree_with_those_of_one_sentence(made, expected):
     lengths = torch.tensor([1, 2, 3, 8, 13, 5, 3])
     found = made(lengths, 27)
     assert torch.equal(found, padded([expected(n) for n in lengths.tolist()], 14))
+
+
+# ----------------------------------------------------------------------------------------------------- random
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_every_order_of_keys_gives_a_tree_and_every_tree_comes_equally_often(n):
+    keys = torch.tensor(list(permutations(range(2 * n - 1))))
+    counts = Counter(map(tuple, shuffled_trees(keys, torch.full((len(keys),), n)).tolist()))
+    assert set(counts) == set(all_derivations(n))
+    assert len(set(counts.values())) == 1
+
+
+def rotated_by_hand(keys: list[int], n: int) -> tuple[int, ...]:
+    """Try every rotation of the shuffled transitions until one is a derivation."""
+    ranks = sorted(range(2 * n - 1), key=lambda step: keys[step])
+    shuffled = [0 if ranks.index(step) < n else 1 for step in range(2 * n - 1)]
+    rotations = {tuple(shuffled[k:] + shuffled[:k]) for k in range(2 * n - 1)}
+    (only,) = rotations & set(all_derivations(n))
+    return only
+
+
+def test_shuffled_trees_agree_with_trying_every_rotation():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 8, (60,), generator=generator)
+    keys = torch.randint(-(2**63), 2**63 - 1, (60, 13), generator=generator)
+    found = shuffled_trees(keys, lengths)
+    expected = [rotated_by_hand(row, n) for row, n in zip(keys.tolist(), lengths.tolist(), strict=True)]
+    assert torch.equal(found, padded(expected, 7))
+    narrow = shuffled_trees(keys[:, :5], lengths.clamp_max(3))
+    assert torch.equal(narrow[lengths <= 3], found[lengths <= 3][:, :5])
+
+
+def test_shuffled_trees_of_long_sentences():
+    lengths = torch.tensor([1000, 1, 999, 500])
+    keys = torch.randint(2**62, (4, 1999), generator=torch.Generator().manual_seed(0))
+    kept = keys.clone()
+    for row, n in zip(shuffled_trees(keys, lengths).tolist(), lengths.tolist(), strict=True):
+        assert row[2 * n - 1 :] == [2] * (1999 - (2 * n - 1))
+        trees.spans(row[: 2 * n - 1])  # raises unless it is a derivation
+    assert torch.equal(keys, kept)

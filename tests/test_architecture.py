@@ -31,7 +31,7 @@ THIRD_PARTY = {
 ALSO_ALLOWED = {
     "rlparse/triton_kernels.py": {"triton"},
     "envs/rlparse_envs/sb3.py": {"stable_baselines3"},
-    "agents/rlparse_agents/sb3.py": {"sb3_contrib"},
+    "agents/rlparse_agents/sb3_masked_recurrent.py": {"sb3_contrib"},
 }
 """Adapters and kernels, the only files that know the other side."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
@@ -127,7 +127,9 @@ class ShiftReduceVectorEnv(VectorEnv[Any, Any, Any]):
         self._gold_at: IntArray = np.zeros(rows, np.int64)  # where each sentence stands in the table
         self._matched: IntArray = np.zeros(rows, np.int64)  # spans of the gold tree so far
         self._matched_before: IntArray = np.zeros((sides, rows), np.int64)
-        self._keep_derivations = episode_info or type(self.reward) is not GoldF1Reward
+        # Spans are matched as they are built, so that this reward alone needs no derivations.
+        self._counts_spans = type(self.reward) is GoldF1Reward and self.model is None
+        self._keep_derivations = episode_info or not self._counts_spans
         self._derived: npt.NDArray[np.int8] = np.zeros((sides, rows, 2 * self.max_tokens - 1), np.int8)
 
     def reset(
@@ -342,58 +344,53 @@ class ShiftReduceVectorEnv(VectorEnv[Any, Any, Any]):
         sides = np.arange(self._table.n_sides)[:, None]
         numbers = self._example[ended] * len(sides) + sides  # [S, k]
         counts = (self._matched_before[:, ended], self._table.lengths[numbers])
-        if type(self.reward) is GoldF1Reward:
-            rewards = _f1(*counts, root=self.reward.convention.root)
-            verdict = Verdict(rewards, {}, None, rewards == 1.0)
+        if self._counts_spans:
+            assert isinstance(self.reward, GoldF1Reward)
+            earned = _f1(*counts, root=self.reward.convention.root)
+            judged = [(np.arange(len(ended)), Verdict(earned, {}, None, earned == 1.0))]
         else:
-            verdict = self._ask(ended)
-        parts = dict(verdict.model_parts)
+            judged = list(self._ask(ended))
         nested: dict[str, Any] = {}
         if self.game.reward_name != "gold_f1":
             with_gold = self._table.has_gold[numbers].all(axis=0)
             if with_gold.any():
                 self._tell(nested, ended[with_gold], gold_f1=_f1(*counts, root=True)[with_gold])
-        parts[self.game.reward_name] = verdict.rewards
-        self._tell(nested, ended, **parts)
+        rewards = np.zeros(len(ended))
+        for members, verdict in judged:
+            rewards[members], rows = verdict.rewards, ended[members]
+            self._tell(nested, rows, **(verdict.model_parts | {self.game.reward_name: verdict.rewards}))
+            if verdict.successes is not None:
+                self._tell(infos, rows, is_success=verdict.successes)
+            if verdict.predictions is not None and self.episode_info:
+                self._tell(infos, rows, prediction=self._labels[verdict.predictions])
         here = np.zeros(self.num_envs, np.bool_)
         here[ended] = True
         infos["reward_parts"], infos["_reward_parts"] = nested, here
-        if verdict.successes is not None:
-            self._tell(infos, ended, is_success=verdict.successes)
         self._tell_example(infos, ended)
         if self.episode_info:
-            if verdict.predictions is not None:
-                self._tell(infos, ended, prediction=self._labels[verdict.predictions])
             texts = [self._texts(row) for row in ended.tolist()]
             columns = {key: self._objects(text[key] for text in texts) for key in texts[0]}
             self._tell(infos, ended, **columns)
-        return verdict.rewards
+        return rewards
 
-    def _ask(self, ended: IntArray) -> Verdict:
-        """Let the reward judge episodes: those of the corpus together, and those of each typed example."""
+    def _ask(self, ended: IntArray) -> Iterator[tuple[IntArray, Verdict]]:
+        """Let the reward judge episodes: those of the corpus together, and those of each typed example.
+
+        Gives which of the episodes, and what was found.
+        """
         examples = self._example[ended]
         groups = np.maximum(examples, len(self.corpus) - 1)  # one number for all of the corpus
-        verdicts, order = [], []
         for group in np.unique(groups).tolist():
             members = np.flatnonzero(groups == group)
+            labelled = True
             if group < len(self.corpus):
                 batch = self.corpus.batch(examples[members])
             else:
-                batch = self._typed[group - len(self.corpus)].batch.repeat(len(members))
+                typed = self._typed[group - len(self.corpus)]
+                batch, labelled = typed.batch.repeat(len(members)), typed.label is not None
             derived = self._derived[:, ended[members], : 2 * batch.tokens.shape[1] - 1]
             transitions = torch.from_numpy(derived.reshape(-1, derived.shape[2]).astype(np.int64))
-            verdicts.append(self.game.judge(batch, transitions))
-            order.append(members)
-        if len(verdicts) == 1:
-            return verdicts[0]
-        back = np.argsort(np.concatenate(order))
-        rewards, parts, predictions, successes = zip(*verdicts, strict=True)
-        return Verdict(
-            np.concatenate(rewards)[back],
-            {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]},
-            None if predictions[0] is None else np.concatenate(predictions)[back],
-            None if successes[0] is None else np.concatenate(successes)[back],
-        )
+            yield members, self.game.judge(batch, transitions, labelled=labelled)
 
     def _texts(self, row: int) -> dict[str, Any]:
         """Write what one parser built."""

@@ -107,6 +107,12 @@ class Game:
         self.reward = make_reward(reward, model)
         self.reward_name = reward if isinstance(reward, str) else _name_of(reward)
         self.model = model
+        # Whom to ask for the class: the reward's own model, else the one that is there.
+        self._asked: ModelReward | None = None
+        if isinstance(self.reward, ModelReward):
+            self._asked = self.reward
+        elif model is not None:
+            self._asked = AccuracyReward(model)
         self.corpus = _with_vocabulary(embedded_corpus() if corpus is None else corpus, model)
         longest = self.corpus.lengths.max(axis=1)  # [n]
         self.max_tokens = int(longest.max()) if max_tokens is None else max_tokens
@@ -239,12 +245,13 @@ class Game:
             )
         return sentence
 
-    def judge(self, batch: Batch, transitions: Tensor) -> Verdict:
+    def judge(self, batch: Batch, transitions: Tensor, *, labelled: bool = True) -> Verdict:
         """Give finished examples their rewards, and tell what a model said.
 
         Args:
             batch: B examples of the corpus, or typed ones.
             transitions: [R, T] int64. One complete derivation a row, PAD after its end.
+            labelled: Their classes are known; False only where typed ones came without.
 
         Raises:
             ValueError: The reward is not a finite tensor [B].
@@ -252,18 +259,20 @@ class Game:
         model_parts: dict[str, FloatArray] = {}
         predictions = successes = None
         with torch.no_grad():
-            if isinstance(self.reward, ModelReward):
-                logits = self.reward.logits(batch, transitions)
+            asked = self._asked if labelled else None
+            if asked is not None:
+                logits = asked.logits(batch, transitions)
                 labels = batch.labels.to(logits.device)
-                values = self.reward.from_logits(logits, labels)
                 model_parts["accuracy"] = _as_floats(AccuracyReward.from_logits(logits, labels))
                 model_parts["log_likelihood"] = _as_floats(LogLikelihoodReward.from_logits(logits, labels))
                 predictions = logits.argmax(dim=1).cpu().numpy()
                 successes = model_parts["accuracy"] == 1.0
+            if isinstance(self.reward, ModelReward):
+                values = self.reward.from_logits(logits, labels)
             else:
                 values = self.reward(batch, transitions)
         rewards = self._checked(values, batch.n_examples)
-        if isinstance(self.reward, (GoldF1Reward, BranchingF1Reward)):
+        if successes is None and isinstance(self.reward, (GoldF1Reward, BranchingF1Reward)):
             successes = rewards == 1.0
         return Verdict(rewards, model_parts, predictions, successes)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
@@ -18,27 +20,43 @@ class ShiftReduceVecEnv(VecEnv):
     """Show a `ShiftReduceVectorEnv` to Stable-Baselines3 as its ``DummyVecEnv`` shows as many `ShiftReduceEnv`.
 
         envs = ShiftReduceVectorEnv(512, observation="features", autoreset_mode="SameStep")
-        agent = PPO("MlpPolicy", VecMonitor(ShiftReduceVecEnv(envs)))
+        agent = PPO("MlpPolicy", ShiftReduceVecEnv(envs))
 
-    Observations, rewards, ends and infos are equal to those, step for step under the same seeds. Put
-    ``VecMonitor`` around it for the returns and lengths of episodes. The masks for sb3-contrib's MaskablePPO are
-    in ``env_method("action_masks")``. With ``episode_info=False`` the infos lack the texts.
+    Observations, rewards, ends, and the infos of episodes that end are equal to those of
+    ``DummyVecEnv([lambda: Monitor(ShiftReduceEnv()), ...])``, step for step under the same seeds:
+    ``terminal_observation``, ``is_success``, and ``episode`` with return, length and time. The masks for sb3-contrib's
+    MaskablePPO are in ``env_method("action_masks")``.
+
+    Between ends nothing is made for single parsers: their infos are dicts that stay the same from step to step and
+    hold ``TimeLimit.truncated`` alone. What the other keys would be is in `infos` for all of them at once.
 
     Args:
-        env: With ``autoreset_mode="SameStep"`` and numpy output, as Stable-Baselines3 has it.
+        env: With ``autoreset_mode="SameStep"`` and numpy output, as Stable-Baselines3 has it. With
+            ``episode_info=False`` the infos lack the texts.
+        monitor: Tell ``episode`` at every end, and say that the parsers are wrapped with a ``Monitor``. False leaves
+            that to a ``VecMonitor`` around this, which can write files.
+        step_infos: Give single parsers all their infos between ends too, at about 1 µs a parser and step.
+
+    Attributes:
+        infos: What the batched environment told of the last ``reset`` or ``step``, as arrays over the parsers.
 
     Raises:
         ValueError: Another autoreset mode or output.
     """
 
-    def __init__(self, env: ShiftReduceVectorEnv) -> None:
+    def __init__(self, env: ShiftReduceVectorEnv, *, monitor: bool = True, step_infos: bool = False) -> None:
         if env.autoreset_mode != AutoresetMode.SAME_STEP or env.output != "numpy":
             raise ValueError(
                 "Stable-Baselines3 needs autoreset_mode='SameStep' and output='numpy', got "
                 f"{env.autoreset_mode.value!r} and {env.output!r}"
             )
         self.env = env
+        self.monitor, self.step_infos = monitor, step_infos
+        self.infos: dict[str, Any] = {}
         self._actions: npt.NDArray[Any] | None = None
+        self._lengths = np.zeros(env.num_envs, np.int64)  # steps of each episode so far
+        self._begun = time.time()
+        self._quiet: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(env.num_envs)]
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> VecEnvObs:
@@ -51,8 +69,9 @@ class ShiftReduceVecEnv(VecEnv):
         if any(other != options for other in self._options):
             raise ValueError("reset options must be the same for all parsers of a batch")
         observations: VecEnvObs
-        observations, infos = self.env.reset(seed=self._seeds, options=options)
-        self.reset_infos = [_row(infos, row) for row in range(self.num_envs)]
+        observations, self.infos = self.env.reset(seed=self._seeds, options=options)
+        self.reset_infos = _of_rows(self.infos, np.arange(self.num_envs))
+        self._lengths[:] = 0
         self._reset_seeds()
         self._reset_options()
         return observations
@@ -63,7 +82,29 @@ class ShiftReduceVecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Take one transition in every parser; see ``VecEnv``."""
-        observations, rewards, dones, _, infos = self.env.step(self._actions)
+        observations, rewards, dones, _, self.infos = self.env.step(self._actions)
+        self._lengths += 1
+        told = self._of_every_row() if self.step_infos else self._quiet.copy()
+        ended = np.flatnonzero(dones)
+        if len(ended):
+            places = ended.tolist()
+            finals = _of_rows(self.infos["final_info"], ended)
+            begins = _of_rows(self.infos, ended, without=("final_obs", "final_info"))
+            seen = self.infos["final_obs"][ended]
+            for row, final, begin, last in zip(places, finals, begins, seen, strict=True):
+                final["TimeLimit.truncated"], final["terminal_observation"] = False, last
+                told[row], self.reset_infos[row] = final, begin
+            if self.monitor:
+                now = round(time.time() - self._begun, 6)
+                lengths, returns = self._lengths[ended].tolist(), rewards[ended].tolist()
+                for final, length, earned in zip(finals, lengths, returns, strict=True):
+                    final["episode"] = {"r": round(earned, 6), "l": length, "t": now}
+            self._lengths[ended] = 0
+        return observations, rewards.astype(np.float32), dones, told
+
+    def _of_every_row(self) -> list[dict[str, Any]]:
+        """Write every parser's info of this step."""
+        infos = self.infos
         nothing = np.zeros(self.num_envs, np.int64)  # "transition" is missing where all have ended
         columns = zip(
             infos["action_mask"],
@@ -72,7 +113,7 @@ class ShiftReduceVecEnv(VecEnv):
             infos.get("transition", nothing).tolist(),
             strict=True,
         )
-        told: list[dict[str, Any]] = [
+        return [
             {
                 "action_mask": mask,
                 "illegal_action": illegal,
@@ -82,13 +123,6 @@ class ShiftReduceVecEnv(VecEnv):
             }
             for mask, illegal, n_illegal, transition in columns
         ]
-        for row in np.flatnonzero(dones).tolist():
-            told[row] = _row(infos["final_info"], row) | {
-                "TimeLimit.truncated": False,
-                "terminal_observation": infos["final_obs"][row],
-            }
-            self.reset_infos[row] = _row(infos, row, without=("final_obs", "final_info"))
-        return observations, rewards.astype(np.float32), dones, told
 
     def close(self) -> None:
         """Close the environment."""
@@ -127,19 +161,25 @@ class ShiftReduceVecEnv(VecEnv):
         )
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
-        """Say that single parsers are never wrapped."""
-        return [False for _ in self._get_indices(indices)]
+        """Say that the parsers do what a ``Monitor`` does, if so, and are never wrapped otherwise."""
+        wrapped = self.monitor and wrapper_class is Monitor
+        return [wrapped for _ in self._get_indices(indices)]
 
 
-def _row(infos: dict[str, Any], row: int, *, without: Sequence[str] = ()) -> dict[str, Any]:
-    """Take one row's info out of those of all, as a single environment gives it."""
-    told: dict[str, Any] = {}
+def _of_rows(
+    infos: dict[str, Any], rows: npt.NDArray[np.int64], *, without: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Take some rows' infos out of those of all, as single environments give them."""
+    told: list[dict[str, Any]] = [{} for _ in range(len(rows))]
     for key, values in infos.items():
-        if key.startswith("_") or key in without or not infos[f"_{key}"][row]:
+        if key.startswith("_") or key in without:
             continue
         if isinstance(values, dict):
-            told[key] = _row(values, row)
+            column = _of_rows(values, rows)
         else:
-            value = values[row]
-            told[key] = value.item() if isinstance(value, np.generic) else value
+            chosen = values[rows]
+            column = chosen.tolist() if chosen.ndim == 1 else list(chosen)
+        for info, value, there in zip(told, column, infos[f"_{key}"][rows].tolist(), strict=True):
+            if there:
+                info[key] = value
     return told

@@ -97,10 +97,11 @@ class ShiftReduceEnv(gymnasium.Env[Any, np.int64]):
     - ``derivations``, ``parses``: the transitions of each sentence, and its tree in brackets;
     - ``gold_parses``: the gold trees in brackets, None where there is none;
     - ``reward_parts``: the reward under the name of its kind, ``gold_f1`` where there are gold trees,
-      ``accuracy`` and ``log_likelihood`` where a model was asked;
-    - ``is_success``: with the rewards of a model, its class is right; with an F1, all spans are. Absent
-      with a reward of one's own. Stable-Baselines3 logs its mean as the success rate;
-    - ``prediction``: the class that the model gives, with the rewards of a model;
+      ``accuracy`` and ``log_likelihood`` where there is a model and the label is known;
+    - ``is_success``: where there is a model, whatever the reward, its class is right; without one, with an F1,
+      all spans are. Absent with neither. Stable-Baselines3 logs its mean as the success rate, which so is the
+      accuracy;
+    - ``prediction``: the class that the model gives;
     - ``example``, ``lengths``, ``label`` again.
 
     ## Arguments
@@ -112,8 +113,8 @@ class ShiftReduceEnv(gymnasium.Env[Any, np.int64]):
       gets one of all its words; with ``model`` it has to be bound to the model's
       (`Corpus.with_vocabulary`).
     - ``reward``: see Rewards.
-    - ``model``: for the rewards "accuracy" and "log_likelihood"; "features" then also show its word
-      embeddings.
+    - ``model``: for the rewards "accuracy" and "log_likelihood"; with any reward it says at the end whether
+      its class is right, and "features" show its word embeddings.
     - ``observation``: "symbolic", "features", or a callable that makes an observer of one's own.
     - ``order``: "random" or "sequential".
     - ``max_tokens``: the longest sentence that may come, which fixes the shapes; by default the longest of
@@ -249,7 +250,7 @@ class ShiftReduceEnv(gymnasium.Env[Any, np.int64]):
     def _judge(self, played: Played) -> tuple[float, dict[str, Any]]:
         """Give the finished episode its reward, and tell what it is made of."""
         transitions = _derivations(self._finished, played.batch.tokens.shape[1])
-        verdict = self.game.judge(played.batch, transitions)
+        verdict = self.game.judge(played.batch, transitions, labelled=played.label is not None)
         reward = float(verdict.rewards[0])
         outcome: dict[str, Any] = {}
         if verdict.predictions is not None:

@@ -8,25 +8,30 @@ import numpy as np
 import pytest
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import EvalCallback
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
-from rlparse_envs import BranchingF1Reward, ShiftReduceEnv, ShiftReduceVectorEnv
+from rlparse_envs import ShiftReduceEnv, ShiftReduceVectorEnv
 from rlparse_envs.contract import arrays_in, memory_of, require_equal
 from rlparse_envs.sb3 import ShiftReduceVecEnv
 
 
-def adapted(num_envs, corpus=None, **arguments):
-    return ShiftReduceVecEnv(ShiftReduceVectorEnv(num_envs, corpus, autoreset_mode="SameStep", **arguments))
+def adapted(num_envs, corpus=None, *, monitor=True, step_infos=False, **arguments):
+    envs = ShiftReduceVectorEnv(num_envs, corpus, autoreset_mode="SameStep", **arguments)
+    return ShiftReduceVecEnv(envs, monitor=monitor, step_infos=step_infos)
+
+
+def monitored(corpus, **arguments):
+    return Monitor(ShiftReduceEnv(corpus, **arguments))
 
 
 @pytest.mark.parametrize("num_envs", [1, 4])
 @pytest.mark.parametrize("arguments", [{}, {"observation": "features", "order": "sequential"}])
-def test_equal_to_dummy_vec_env(num_envs, arguments, pairs, singles, one_word):
+@pytest.mark.parametrize("step_infos", [True, False])
+def test_equal_to_dummy_vec_env(num_envs, arguments, step_infos, pairs, singles, one_word):
     for corpus in (pairs, singles, one_word):
-        dummy = DummyVecEnv([partial(ShiftReduceEnv, corpus, **arguments)] * num_envs)
-        batched = adapted(num_envs, corpus, **arguments)
+        dummy = DummyVecEnv([partial(monitored, corpus, **arguments)] * num_envs)
+        batched = adapted(num_envs, corpus, step_infos=step_infos, **arguments)
         assert batched.observation_space == dummy.observation_space
         assert batched.action_space == dummy.action_space
         assert batched.seed(3) == dummy.seed(3)
@@ -38,8 +43,15 @@ def test_equal_to_dummy_vec_env(num_envs, arguments, pairs, singles, one_word):
             else:
                 actions = rng.integers(0, 2, num_envs)
                 found = batched.step(actions)
-                observation, *rest = dummy.step(actions)
-                expected = (dict_of(observation), *rest)
+                observation, rewards, dones, infos = dummy.step(actions)
+                for info, other, done in zip(infos, found[3], dones, strict=True):
+                    if done:
+                        assert other["episode"].pop("t") >= 0
+                        del info["episode"]["t"]
+                if not step_infos:
+                    quiet = {"TimeLimit.truncated": False}
+                    infos = [info if done else quiet for info, done in zip(infos, dones, strict=True)]
+                expected = (dict_of(observation), rewards, dones, infos)
             require_equal(found, expected, f"step {step}")
             require_equal(batched.reset_infos, dummy.reset_infos, f"reset_infos at step {step}")
             masks = [vec.env_method("action_masks", indices=range(num_envs)) for vec in (batched, dummy)]
@@ -49,6 +61,23 @@ def test_equal_to_dummy_vec_env(num_envs, arguments, pairs, singles, one_word):
         assert len(addresses) == len(set(addresses))
         batched.close()
         assert batched.env.closed
+
+
+def test_nothing_is_made_for_single_parsers_between_ends(pairs):
+    envs = adapted(8, pairs)
+    envs.reset()
+    assert envs.infos["label"].shape == (8,)
+    before = envs.step(np.zeros(8, np.int64))[3]
+    ends = 0
+    for _ in range(40):
+        _, _, dones, infos = envs.step(np.zeros(8, np.int64))
+        for info, earlier, done in zip(infos, before, dones, strict=True):
+            assert ("parses" in info) == ("episode" in info) == done
+            if not done and "episode" not in earlier:
+                assert info is earlier
+        assert envs.infos["action_mask"].shape == (8, 2)
+        before, ends = infos, ends + dones.sum()
+    assert ends > 8
 
 
 def dict_of(observation):
@@ -73,7 +102,9 @@ def test_attributes(pairs):
     assert envs.get_attr("render_mode", indices=1) == [None]
     assert envs.has_attr("action_masks")
     assert not envs.has_attr("no_such_thing")
-    assert envs.env_is_wrapped(Monitor, indices=[0, 2]) == [False, False]
+    assert envs.env_is_wrapped(Monitor, indices=[0, 2]) == [True, True]
+    assert envs.env_is_wrapped(VecMonitor) == [False] * 3
+    assert adapted(1, pairs, monitor=False).env_is_wrapped(Monitor) == [False]
     envs.reset()
     assert [mask.tolist() for mask in envs.env_method("action_masks", indices=2)] == [[True, False]]
     with pytest.raises(
@@ -98,7 +129,9 @@ def test_needs_the_mode_of_stable_baselines(arguments, found):
 
 def test_monitor_counts_episodes(singles, tmp_path):
     envs = VecMonitor(
-        adapted(2, singles), str(tmp_path / "log"), info_keywords=("n_illegal_actions", "is_success")
+        adapted(2, singles, monitor=False),
+        str(tmp_path / "log"),
+        info_keywords=("n_illegal_actions", "is_success"),
     )
     envs.seed(0)
     envs.reset()
@@ -120,8 +153,8 @@ def test_monitor_counts_episodes(singles, tmp_path):
     ("observation", "policy"), [("features", "MlpPolicy"), ("symbolic", "MultiInputPolicy")]
 )
 def test_algorithms_run_and_evaluate(algorithm, observation, policy, singles, tmp_path):
-    train = VecMonitor(adapted(4, singles, observation=observation, episode_info=False))
-    evaluation = VecMonitor(adapted(1, singles, observation=observation, order="sequential"))
+    train = adapted(4, singles, observation=observation, episode_info=False)
+    evaluation = adapted(1, singles, observation=observation, order="sequential")
     callback = EvalCallback(evaluation, n_eval_episodes=3, eval_freq=16, log_path=str(tmp_path), verbose=0)
     agent = algorithm(
         policy, train, n_steps=16, seed=0, device="cpu", **({"batch_size": 32} if algorithm is PPO else {})
@@ -138,32 +171,3 @@ def test_normalised_features_train(singles):
     """A wrapper that needs the terminal observation."""
     envs = VecNormalize(adapted(4, singles, observation="features", episode_info=False), gamma=1.0)
     PPO("MlpPolicy", envs, n_steps=16, batch_size=32, seed=0, device="cpu").learn(128)
-
-
-@pytest.mark.slow
-def test_ppo_learns_right_branching_trees():
-    make = partial(adapted, reward=BranchingF1Reward("right"), observation="features", episode_info=False)
-    settings = {"n_steps": 64, "batch_size": 256, "n_epochs": 4, "learning_rate": 1e-3, "gamma": 1.0}
-    agent = PPO("MlpPolicy", make(32), **settings, seed=1, device="cpu")
-    evaluation = VecMonitor(make(4))
-    evaluation.seed(0)
-    before, _ = evaluate_policy(agent, evaluation, 50)
-    agent.learn(16_384)
-    after, _ = evaluate_policy(agent, evaluation, 50)
-    assert before < 0.75
-    assert after > 0.95
-
-
-def test_maskable_ppo_never_errs(singles):
-    contrib = pytest.importorskip("sb3_contrib", reason="needs the extra 'contrib'")
-    from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
-
-    envs = VecMonitor(adapted(4, singles, observation="features"), info_keywords=("n_illegal_actions",))
-    assert is_masking_supported(envs)
-    envs.reset()
-    assert get_action_masks(envs).tolist() == [[True, False]] * 4
-    agent = contrib.MaskablePPO("MlpPolicy", envs, n_steps=16, batch_size=32, seed=0, device="cpu")
-    agent.learn(128)
-    illegal = [episode["n_illegal_actions"] for episode in agent.ep_info_buffer]
-    assert len(illegal) > 5
-    assert not any(illegal)

@@ -130,20 +130,26 @@ def bootstrap_interval(
 
 
 def difference_interval(
-    ours: Sequence[float] | Floats,
-    theirs: Sequence[float] | Floats,
+    pairs: Sequence[tuple[Sequence[float] | Floats, Sequence[float] | Floats]],
     *,
     level: float = LEVEL,
     n_draws: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Bound the difference of two systems' means over runs; the runs of either are drawn for themselves.
+    """Bound the difference of two systems' means, averaged over tasks; every system's runs are drawn for themselves.
+
+    Args:
+        pairs: Per task our scores and theirs.
+        level: Share of the draws inside.
+        n_draws: How many resamples.
+        seed: Of the draws.
 
     Raises:
-        ValueError: Either has fewer than 2 runs.
+        ValueError: There is no task, or a system has fewer than 2 runs on one.
     """
-    a, b = stratified_resamples([ours, theirs], n_draws, seed)
-    return percentile_interval(mean(a) - mean(b), level)
+    drawn = stratified_resamples([scores for pair in pairs for scores in pair], n_draws, seed)
+    by_task = [mean(a) - mean(b) for a, b in zip(drawn[::2], drawn[1::2], strict=True)]
+    return percentile_interval(np.mean(by_task, axis=0), level)
 
 
 def percentile_interval(draws: Floats, level: float = LEVEL) -> Interval:

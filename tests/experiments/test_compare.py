@@ -12,8 +12,10 @@ import pytest
 from rlparse.errors import ConfigError, CorpusError
 from rlparse.parse_scores import find_convention
 from rlparse_experiments.cli import main
-from rlparse_experiments.compare import CompareConfig, compare_parses, read_sources, run_compare, tables
+from rlparse_experiments.compare import CompareConfig, run_compare
+from rlparse_experiments.parse_comparison import compare_parses, tables
 from rlparse_experiments.parse_files import ParseRecord, write_parses
+from rlparse_experiments.parse_sources import read_sources
 
 FULL_STOP = ("a", "b", "c", ".")
 THREE = ("a", "b", "c")

@@ -144,7 +144,7 @@ def test_bootstrap_needs_two_runs():
 def test_difference_interval_agrees_with_the_listed_resamples():
     ours, theirs = [0.5, 0.7, 0.9], [0.4, 0.45, 0.8]
     slow = [a.mean() - b.mean() for a in all_resamples(ours) for b in all_resamples(theirs)]
-    found = difference_interval(ours, theirs, n_draws=20_000)
+    found = difference_interval([(ours, theirs)], n_draws=20_000)
     assert found == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=0.02)
 
 

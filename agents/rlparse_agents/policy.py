@@ -8,20 +8,22 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rlparse import PAD, lockstep
 from rlparse.corpora.batching import Batch
-from rlparse.lockstep import REDUCE, Trace
+from rlparse.lockstep import REDUCE
 from rlparse.models.composition import build_composition
 from rlparse.models.nli_model import NLIModel
 from rlparse.models.stack_machine import Encoding, StackMachine, distinct_words
 from rlparse.models.tracker import Tracker
+from rlparse_agents.catalan_prior import with_catalan_prior
 from rlparse_agents.distribution import MaskedDistribution
 from rlparse_agents.graphs import PlayGraphs
 from rlparse_agents.parsing_policy import Judgement, LearningPolicy
-from rlparse_agents.rollout import Rollout, Seen, longest_first
-from rlparse_agents.sampling import Draw, Played, Reading, play_dense, play_dropping, read
+from rlparse_agents.partial_tracker import PartialTrackerParses
+from rlparse_agents.rollout import Rollout, Seen, parser_sizes
+from rlparse_agents.sampling import Draw, Played, Reading, drawing, play_dense, play_dropping, read
+from rlparse_agents.step_lstm import run_by_length
 
 SAMPLERS = ("auto", "dropping", "dense", "graph")
 
@@ -117,13 +119,12 @@ class TrackerPolicy(LearningPolicy):
         self, batch: Batch, *, generator: torch.Generator | None = None, greedy: bool = False
     ) -> Tensor:
         """Parse every sentence of a batch; see `ParsingPolicy.derive`."""
-        return self._play(
-            batch, self.head.weight.new_zeros if greedy else self._drawing(generator)
-        ).transitions()
+        draw = self.head.weight.new_zeros if greedy else drawing(generator, self.device, self.temperature)
+        return self._play(batch, draw).transitions()
 
     def sample(self, batch: Batch, *, generator: torch.Generator | None = None) -> Rollout:
         """Parse every sentence of a batch and keep what an update needs; see `LearningPolicy.sample`."""
-        played = self._play(batch, self._drawing(generator))
+        played = self._play(batch, drawing(generator, self.device, self.temperature))
         transitions = played.transitions()
         trace = lockstep.trace(transitions, batch.lengths)
         distribution = MaskedDistribution(played.logits() / self.temperature, trace.legal)
@@ -135,9 +136,11 @@ class TrackerPolicy(LearningPolicy):
         """Give the distribution before every step of known derivations; see `LearningPolicy.judge`."""
         trace = rollout.trace
         vectors, slots = self._see(rollout) if rollout.seen is None else rollout.seen
-        logits, states = self._track(vectors, slots, trace.lengths)
-        fronts, sizes = _sizes(trace)
-        logits = self._with_prior(logits, sizes, (trace.lengths.unsqueeze(1) - fronts).clamp_min(0))
+        states = run_by_length(self.tracker, vectors, slots, trace.lengths)
+        logits = self.head(states)
+        if self.catalan_prior:
+            shifted, stack_sizes = parser_sizes(rollout.transitions)
+            logits = with_catalan_prior(logits, stack_sizes, trace.lengths.unsqueeze(1) - shifted)
         return Judgement(MaskedDistribution(logits / self.temperature, trace.legal), states)
 
     def predict(
@@ -233,10 +236,27 @@ class TrackerPolicy(LearningPolicy):
                 read[due] = t + 1
         stack_sizes = 2 * (history == 0).sum(1) - count
         buffer_sizes = lengths - (history == 0).sum(1)
-        logits = self._with_prior(self.head(hidden), stack_sizes, buffer_sizes)
+        logits = self.head(hidden)
+        if self.catalan_prior:
+            logits = with_catalan_prior(logits, stack_sizes, buffer_sizes)
         distribution = MaskedDistribution(logits / self.temperature, seen["action_mask"].bool())
         actions = distribution.mode() if deterministic else distribution.sample()
         return actions, tuple(part.cpu().numpy() for part in (table, hidden, memory, read))
+
+    @torch.no_grad()
+    def incremental(self, batch: Batch) -> PartialTrackerParses:
+        """Begin to parse a batch one transition at a time; see `IncrementalPolicy.incremental`."""
+        embedding, machine = self._reading()
+        leaves = machine.composition.leaf(embedding(batch.tokens))
+        return PartialTrackerParses(
+            leaves,
+            batch.lengths,
+            machine.composition,
+            self.tracker,
+            self.head,
+            temperature=self.temperature,
+            catalan_prior=self.catalan_prior,
+        )
 
     def _see(self, rollout: Rollout) -> Seen:
         """Encode known derivations for what the tracker reads before every step."""
@@ -248,28 +268,6 @@ class TrackerPolicy(LearningPolicy):
         nothing = len(encoding.table) - 1
         slots = encoding.layout.position.gather(1, trace.tops.clamp_min(0).flatten(1)).view_as(trace.tops)
         return Seen(encoding.table, torch.where(trace.tops >= 0, slots, nothing))
-
-    def _track(self, vectors: Tensor, slots: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Run tracker and head over whole derivations: [R, T, A] float logits, and [R, T, H] what they are of.
-
-        On a CPU rows of similar length go together, so that little is computed past their ends.
-        """
-        rows, n_steps = slots.shape[:2]
-        n_groups = 1 if slots.is_cuda else max(1, min(4, rows // 32))
-        order, back = longest_first(lengths) if n_groups > 1 else (None, None)
-        sizes = [n_steps] if order is None else [2 * int(x[0]) - 1 for x in lengths[order].chunk(n_groups)]
-        groups = (slots if order is None else slots[order]).chunk(n_groups)
-        # By step, then by row, which is the order an LSTM takes them in.
-        wanted = [g[:, :size].transpose(0, 1).flatten() for g, size in zip(groups, sizes, strict=True)]
-        inputs = vectors.index_select(0, torch.cat(wanted)).split([len(index) for index in wanted])
-        logits, states = [], []
-        for part, group, size in zip(inputs, groups, sizes, strict=True):
-            tracked = self.tracker(part.view(size, len(group), -1).transpose(0, 1))
-            past = 0, 0, 0, n_steps - size
-            logits.append(F.pad(self.head(tracked), past))
-            states.append(F.pad(tracked, past))
-        joined = torch.cat(logits), torch.cat(states)
-        return joined if back is None else (joined[0].index_select(0, back), joined[1].index_select(0, back))
 
     @torch.no_grad()
     def _play(self, batch: Batch, draw: Draw) -> Played:
@@ -293,35 +291,9 @@ class TrackerPolicy(LearningPolicy):
             return self._graphs.play(tokens, lengths, reading, draw, parts, options)
         return (play_dense if sampler == "dense" else play_dropping)(tokens, lengths, reading, draw)
 
-    def _drawing(self, generator: torch.Generator | None) -> Draw:
-        """Draw thresholds at random.
-
-        They are multiplied by the temperature, where the odds would be divided by it: graphs keep the odds as they are.
-        """
-        return lambda shape: (
-            torch.logit(torch.rand(shape, generator=generator, device=self.device)) * self.temperature
-        )
-
     def _reading(self) -> tuple[nn.Embedding, StackMachine]:
         """Give whose embeddings and composition the tracker looks at."""
         encoder = self._encoder[0]
         if self.reads == "encoder" and encoder is not None:
             return encoder.embedding, encoder.machine
         return self.embedding, self.machine
-
-    def _with_prior(self, logits: Tensor, stack_sizes: Tensor, buffer_sizes: Tensor) -> Tensor:
-        if not self.catalan_prior:
-            return logits
-        odds = lockstep.catalan_logits(stack_sizes, buffer_sizes)
-        return logits + torch.stack((torch.zeros_like(odds), odds), dim=-1)
-
-
-def _sizes(trace: Trace) -> tuple[Tensor, Tensor]:
-    """Buffer fronts and stack sizes before every step, each [R, T] int64."""
-    steps = torch.arange(trace.tops.shape[1], device=trace.tops.device).expand(trace.tops.shape[:2])
-    reduced = torch.zeros_like(steps)
-    made = trace.steps.clamp_min(0)
-    reduced.scatter_add_(1, made, (trace.steps >= 0).long())
-    reduced = reduced.cumsum(1) - reduced  # REDUCEs strictly before the step
-    fronts = steps - reduced
-    return fronts, fronts - reduced

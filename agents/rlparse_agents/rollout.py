@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlparse import PAD, lockstep
-from rlparse.lockstep import LockstepState, Trace
+from rlparse.lockstep import REDUCE, SHIFT, LockstepState, Trace
 from rlparse_agents.distribution import MaskedDistribution
 
 Chooser = Callable[[LockstepState, Tensor], Tensor]
@@ -94,6 +94,20 @@ def roll_out(lengths: Tensor, n_tokens: int, choose: Chooser) -> Tensor:
         lockstep.apply_(view, actions)
         transitions[:active, t] = actions
     return transitions
+
+
+def parser_sizes(transitions: Tensor) -> tuple[Tensor, Tensor]:
+    """Count before every step of complete derivations the tokens shifted and the items on the stack.
+
+    Args:
+        transitions: [R, T] int64, PAD after the end.
+
+    Returns:
+        [R, T] int64 each; after the end, all tokens and the one item that is left.
+    """
+    shifts, reduces = (transitions == SHIFT).long(), (transitions == REDUCE).long()
+    shifted = shifts.cumsum(1) - shifts
+    return shifted, shifted - (reduces.cumsum(1) - reduces)
 
 
 def longest_first(lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,18 @@ likelier, SHIFT on a tie.
 """
 
 
+def drawing(generator: torch.Generator | None, device: torch.device, temperature: float) -> Draw:
+    """Draw thresholds at random.
+
+    They are multiplied by the temperature where the odds would be divided by it, so that the loop knows nothing of it.
+    """
+
+    def draw(shape: tuple[int, ...]) -> Tensor:
+        return torch.logit(torch.rand(shape, generator=generator, device=device)) * temperature
+
+    return draw
+
+
 class Reading(NamedTuple):
     """What the loop reads, computed for all tokens at once before it.
 

@@ -1,0 +1,221 @@
+"""What a parser's state looks like from its boundaries: the words at the ends of the stack's items, and their kinds.
+
+Before every step five words are read, each 0 where it is not there:
+
+    leftmost and rightmost of the second item of the stack, leftmost and rightmost of its top, next of the buffer
+
+and one of 16 *kinds*, in bits: whether the top is a phrase (not a single word), whether its right child is one, and
+the same of the second. Without the right child's an open list that ends in a closed list looks like a closed list.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rlparse.compiled import row_adder
+from rlparse.models.layout import distinct_words
+
+N_WORDS = 5
+"""Words that are read before a step."""
+
+N_BITS = 4
+"""What tells the kinds apart."""
+
+
+class Boundaries(NamedTuple):
+    """What is read before each of some steps.
+
+    Attributes:
+        places: [R, M, 5] int64. Columns of `edged` tokens.
+        kinds: [R, M] int64, each below 16.
+    """
+
+    places: Tensor
+    kinds: Tensor
+
+
+def edged(tokens: Tensor, lengths: Tensor) -> Tensor:
+    """Put a column of zeros on both sides, and zeros past every end: [R, N] to [R, N + 2] int64."""
+    token_mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths.unsqueeze(1)
+    return F.pad(torch.where(token_mask, tokens, 0), (1, 1))
+
+
+def leaf_marks(rows: int, n_tokens: int, device: torch.device) -> Tensor:
+    """Mark nothing and the leaves: [R, 1 + N] int64.
+
+    A *mark* is four times the column of an item's leftmost word, plus 1 for a phrase, plus 2 where its right child is
+    one. Column i + 1 holds the mark of node i; column 0 that of nothing.
+    """
+    return (4 * torch.arange(n_tokens + 1, device=device)).expand(rows, -1)
+
+
+def node_marks(children: Tensor) -> Tensor:
+    """Mark all nodes of complete derivations.
+
+    Args:
+        children: [R, N - 1, 2] int64, of `lockstep.Trace`.
+
+    Returns:
+        [R, 2 N] int64 marks, see `leaf_marks`; meaningless past a row's last node.
+    """
+    rows, n_inner = children.shape[:2]
+    leaves = leaf_marks(rows, n_inner + 1, children.device)
+    # Every node's leftmost leaf, by following left children twice as far each time; leaves point to themselves.
+    columns = leaves // 4
+    leftmost = torch.cat((columns, children[:, :, 0].clamp_min(0) + 1), dim=1)
+    for _ in range(n_inner.bit_length()):
+        leftmost = leftmost.gather(1, leftmost)
+    inner = 4 * leftmost[:, n_inner + 2 :] + 1 + 2 * (children[:, :, 1] > n_inner)
+    return torch.cat((leaves, inner), dim=1)
+
+
+def boundaries(marks: Tensor, tops: Tensor, shifted: Tensor) -> Boundaries:
+    """Look up what is read before each of some steps.
+
+    Args:
+        marks: [R, nodes + 1] int64, see `leaf_marks`.
+        tops: [R, M, 3] int64. Buffer front, stack top and second before every step, -1 where there is none.
+        shifted: [R, M] int64. Tokens shifted before it.
+    """
+    found = marks.gather(1, tops[:, :, 1:].flatten(1) + 1).view(*shifted.shape, 2)
+    top, second = found.unbind(2)
+    starts = found // 4
+    left, left_of_second = starts.unbind(2)
+    # Items lie side by side: the second ends where the top begins, and the top where the buffer does.
+    places = (left_of_second, (left - 1).clamp_min(0), left, shifted, shifted + 1)
+    return Boundaries(torch.stack(places, dim=2), top % 4 + 4 * (second % 4))
+
+
+class Shares(NamedTuple):
+    """What words and kinds add to the first layer of a network over boundaries.
+
+    Attributes:
+        of_words: [U * 5, H] float. Word after word, one row a slot; the first word's is that of nothing.
+        of_kinds: [16, H] float, with the bias.
+        words: [R, N + 2] int64. For every column of `edged` tokens the first row of its word.
+    """
+
+    of_words: Tensor
+    of_kinds: Tensor
+    words: Tensor
+
+
+class BoundaryReader(nn.Module):
+    """The first layer of a network over boundaries, and the vectors of words that it reads.
+
+        hidden = relu(W [v(second, left); v(second, right); v(top, left); v(top, right); v(next); bits] + b)
+
+    A word's share of W times the input depends on word and slot only, so that it is computed once for all steps.
+
+    Args:
+        n_tokens: Size of the vocabulary.
+        embedding_size: E, width of the word embeddings.
+        hidden_size: H.
+        bilstm: Read the hidden vectors of a bidirectional LSTM over the sentence, H wide each way, not single words.
+    """
+
+    def __init__(self, n_tokens: int, embedding_size: int, hidden_size: int, *, bilstm: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(n_tokens, embedding_size, padding_idx=0)
+        self.bilstm = (
+            nn.LSTM(embedding_size, hidden_size, batch_first=True, bidirectional=True) if bilstm else None
+        )
+        self.width = 2 * hidden_size if bilstm else embedding_size
+        self.first = nn.Linear(N_WORDS * self.width + N_BITS, hidden_size)
+
+    def shares(self, edged_tokens: Tensor, lengths: Tensor) -> Shares:
+        """Compute what every word adds to the first layer in every slot, and every kind.
+
+        Args:
+            edged_tokens: [R, N + 2] int64.
+            lengths: [R] int64.
+        """
+        if self.bilstm is None:
+            types, words = distinct_words(edged_tokens, self.embedding.num_embeddings)
+            vectors = self.embedding(types)
+        else:
+            vectors, words = self._in_context(edged_tokens, lengths)
+        weight, hidden_size = self.first.weight, self.first.out_features
+        of_words, of_bits = weight.split((N_WORDS * self.width, N_BITS), dim=1)
+        by_slot = of_words.view(hidden_size, N_WORDS, -1).transpose(0, 1).reshape(-1, self.width)
+        kinds = torch.arange(1 << N_BITS, device=weight.device).unsqueeze(1)
+        bits = (kinds >> torch.arange(N_BITS, device=weight.device)) & 1
+        of_kinds = F.linear(bits.to(weight.dtype), of_bits, self.first.bias)
+        return Shares(F.linear(vectors, by_slot).view(-1, hidden_size), of_kinds, words * N_WORDS)
+
+    def forward(self, tokens: Tensor, lengths: Tensor, read: Boundaries) -> Tensor:
+        """Give the first layer before each of some steps: [R, M, H] float.
+
+        Args:
+            tokens: [R, N] int64.
+            lengths: [R] int64.
+            read: What is read before them.
+        """
+        return self.look(self.shares(edged(tokens, lengths), lengths), read)
+
+    def look(self, shares: Shares, read: Boundaries) -> Tensor:
+        """Give the first layer where the shares of words and kinds are known: [R, M, H] float."""
+        of_words, of_kinds, words = shares
+        rows = words.gather(1, read.places.flatten(1)).view(-1, N_WORDS)
+        rows = rows + torch.arange(N_WORDS, device=rows.device)
+        total: Tensor = _SumOfRows.apply(  # type: ignore[no-untyped-call]
+            of_words, of_kinds, rows, read.kinds.flatten()
+        )
+        return total.relu().view(*read.kinds.shape, -1)
+
+    def _in_context(self, edged_tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the LSTM: [U, 2H] float, zeros first; and which of them stands in every column, [R, N + 2] int64."""
+        assert self.bilstm is not None
+        # Parses of one sentence stand below each other; it is read once.
+        is_new = F.pad((edged_tokens[1:] != edged_tokens[:-1]).any(1), (1, 0), value=True)
+        sentence = is_new.cumsum(0) - 1  # [R]
+        tokens, lengths = edged_tokens[is_new, 1:-1], lengths[is_new]
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.embedding(tokens), lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
+        vectors, _ = nn.utils.rnn.pad_packed_sequence(
+            self.bilstm(packed)[0], batch_first=True, total_length=tokens.shape[1]
+        )
+        n_columns = tokens.shape[1]
+        numbers = torch.arange(1, n_columns + 1, device=tokens.device) + n_columns * sentence.unsqueeze(1)
+        words = F.pad(torch.where(edged_tokens[:, 1:-1] > 0, numbers, 0), (1, 1))
+        return F.pad(vectors.flatten(0, 1), (0, 0, 1, 0)), words
+
+
+class _SumOfRows(torch.autograd.Function):
+    """`sum_of_rows` with gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, other: Tensor, rows: Tensor, kinds: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, kinds)
+        ctx.sizes = len(table), len(other)
+        return sum_of_rows(table, other, rows, kinds)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, kinds = ctx.saved_tensors
+        of_table, of_other = (gradient.new_zeros(size, gradient.shape[1]) for size in ctx.sizes)
+        gradient, add_rows = gradient.contiguous(), row_adder(gradient)
+        for slot in rows.t().contiguous().unbind():
+            add_rows(of_table, slot, gradient)
+        add_rows(of_other, kinds, gradient)
+        return of_table, of_other, None, None
+
+
+def sum_of_rows(table: Tensor, other: Tensor, rows: Tensor, kinds: Tensor) -> Tensor:
+    """Add rows of two tables, without gradient.
+
+    Args:
+        table: [P, H] float.
+        other: [16, H] float.
+        rows: [S, 5] int64. Rows of ``table``.
+        kinds: [S] int64. Row of ``other``.
+
+    Returns:
+        [S, H] float.
+    """
+    return F.embedding_bag(rows, table, mode="sum").add_(other.index_select(0, kinds))

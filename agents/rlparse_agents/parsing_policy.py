@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from stable_baselines3.common.policies import BasePolicy
@@ -66,9 +66,12 @@ class LearningPolicy(ParsingPolicy):
     Attributes:
         temperature: Sampled parses come from, and `judge` gives, the distribution of logits / temperature. The
             likeliest decision does not depend on it.
+        chooses_transitions: Whether its decisions are transitions, so that it can imitate gold ones.
     """
 
     temperature: float = 1.0
+    chooses_transitions: ClassVar[bool] = True
+    judges: ClassVar[bool] = True
 
     @abstractmethod
     def sample(self, batch: Batch, *, generator: torch.Generator | None = None) -> Rollout:
@@ -97,9 +100,13 @@ class EncodingPolicy(ParsingPolicy):
 
     Attributes:
         temperature: As in `LearningPolicy`.
+        chooses_transitions: As in `LearningPolicy`.
+        judges: Whether it learns by the score function; if not, the classifier's gradient is all it needs.
     """
 
     temperature: float = 1.0
+    chooses_transitions: ClassVar[bool] = True
+    judges: ClassVar[bool] = True
 
     @abstractmethod
     def parse_and_encode(

@@ -1,18 +1,19 @@
-"""The native agent: REINFORCE over whole batches of parses, with the classifier trained beside it."""
+"""The native agent: a policy gradient over whole batches of parses, with the classifier trained beside it."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
-from contextlib import closing
-from typing import Any, ClassVar, NamedTuple, Self
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal, Self
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
@@ -26,68 +27,71 @@ from rlparse.corpora.corpus import Corpus
 from rlparse.errors import NonFiniteLossError
 from rlparse.lockstep import Trace
 from rlparse.models.nli_model import NLIModel
-from rlparse_agents.baselines import BASELINES
-from rlparse_agents.fixed import FixedTreePolicy
-from rlparse_agents.losses import mean_over_free, policy_gradient_loss
-from rlparse_agents.parsing_policy import LearningPolicy, ParsingPolicy
+from rlparse_agents.agreement import check_agreement
+from rlparse_agents.averaging import WeightAverage
+from rlparse_agents.boundary_policy import BoundaryPolicy
+from rlparse_agents.critics import SentenceCritic, StepCritic
+from rlparse_agents.curriculum import Curriculum
+from rlparse_agents.estimator import Estimator
+from rlparse_agents.examiner import Examiner
+from rlparse_agents.exploration import EntropyTarget
+from rlparse_agents.exploration import Schedule as ProgressSchedule
+from rlparse_agents.fixed import FixedTreePolicy, fixed_derivations
+from rlparse_agents.iteration import Iteration, TransitionBar
+from rlparse_agents.optimizers import OptimizerName, make_optimizer
+from rlparse_agents.pacing import Pacing, difficulty_of
+from rlparse_agents.parsing_policy import Encoded, EncodingPolicy, Judgement, LearningPolicy, ParsingPolicy
 from rlparse_agents.policy import TrackerPolicy
+from rlparse_agents.policy_loss import PolicyLoss, Weighed
 from rlparse_agents.rollout import Rollout
 from rlparse_envs.rewards import ModelReward, Reward
 
-
-class Iteration(NamedTuple):
-    """What one training iteration did, for callbacks: ``algorithm.last_iteration``.
-
-    Attributes:
-        batch: The examples, each K times.
-        transitions: [R, T] int64. The parses, R = S * B * K.
-        trace: The same, replayed.
-        rewards: [B * K] float.
-        logits: [B * K, C] float, without dropout; None where no classifier is trained.
-        seconds: Wall time of the iteration.
-    """
-
-    batch: Batch
-    transitions: Tensor
-    trace: Trace
-    rewards: Tensor
-    logits: Tensor | None
-    seconds: float
+CRITIC_SIZE = 32
+"""Width of a critic's embeddings and layers."""
 
 
-class TransitionBar(ProgressBarCallback):
-    """Stable-Baselines3's progress bar, moved by the transitions that an iteration took."""
+_SEEDS_APART = 7919
+"""A curriculum's stages draw their batches in orders that have nothing in common."""
 
-    def _on_training_start(self) -> None:
-        super()._on_training_start()
-        self._before = self.model.num_timesteps
-
-    def _on_step(self) -> bool:
-        self.pbar.update(self.model.num_timesteps - self._before - self.pbar.n)
-        return True
+_OF_THE_LAST_UPDATE = (
+    "train/clip_fraction",
+    "train/approx_kl",
+    "train/kl_reference",
+    "train/value_loss",
+    "rollout/entropy",
+)
+"""What says how far several updates went; the rest is said of the first one."""
 
 
 class PolicyGradient(BaseAlgorithm):
     """Train a parsing policy by the score function, and the classifier that rewards it by cross-entropy.
 
     Every iteration takes a batch of B examples, samples K parses of each sentence in lockstep, encodes and
-    classifies all B * K of them, and updates encoder and policy once. All decisions of an example's sentences
-    share its reward. ``num_timesteps`` counts transitions, which are the environment's steps. Callbacks are
-    called once per iteration: ``on_step`` before the logger is dumped, ``on_rollout_end`` after it.
+    classifies all B * K of them, and updates encoder and policy. All decisions of an example's sentences
+    share its reward, unless the estimator says otherwise. ``num_timesteps`` counts transitions, which are the
+    environment's steps. Callbacks are called once per iteration: ``on_step`` before the logger is dumped,
+    ``on_rollout_end`` after it.
 
     Args:
-        policy: ``TrackerPolicy`` (learns), ``FixedTreePolicy`` (a control), or a class with their interface.
+        policy: ``TrackerPolicy``, ``BoundaryPolicy`` or ``EasyFirstPolicy`` (learn by the score function),
+            ``SharedTrackerPolicy`` or ``GumbelPolicy`` (share the classifier's weights and optimiser),
+            ``FixedTreePolicy`` (a control), or a class with the interface of one of them.
         env: A `ShiftReduceEnv` (or its id), which brings corpus, reward and model.
-        learning_rate: Of the policy's Adam; a number or a schedule of the remaining progress (1 to 0).
-        encoder_learning_rate: The same for the classifier and its encoder.
+        learning_rate: Of the policy; a number or a schedule of the remaining progress (1 to 0).
+        encoder_learning_rate: The same for the classifier and its encoder, and what shares weights with it.
         batch_size: B.
         n_parses: K.
-        baseline: ``leave_one_out`` or ``none``.
-        normalise_advantages: Divide advantages by their standard deviation over the batch.
-        entropy_coef: Weight of the normalised entropy, averaged over free decisions.
-        policy_weight_decay: Decoupled weight decay of the policy.
+        estimator: How rewards become a gradient; None takes the defaults of `Estimator`.
+        entropy_coef: Weight of the normalised entropy, averaged over free decisions: a number, a schedule of the
+            progress made (0 to 1), or an `EntropyTarget`, which is moved by what it sees.
+        temperature: Of sampling: a number or a schedule of the progress made (0 to 1).
+        pacing: Who learns when, and from what; None takes the defaults of `Pacing`.
+        optimizer: Of the policy: ``adam``, ``adadelta``, ``rmsprop`` or ``sgd``.
+        encoder_optimizer: Of classifier and encoder.
+        policy_weight_decay: Of the policy; decoupled with ``adam``.
         encoder_weight_decay: Of classifier and encoder.
-        max_grad_norm: Clip the norm of either gradient.
+        max_grad_norm: Clip the norm of either gradient; 0 does not.
+        grad_norm: ``l2``, or ``max`` for the largest entry.
         train_encoder: Train the environment's model; None does so if there is one.
         log_interval: Iterations between two dumps of the logger.
         stats_window_size: Passed to Stable-Baselines3.
@@ -103,6 +107,7 @@ class PolicyGradient(BaseAlgorithm):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "TrackerPolicy": TrackerPolicy,
+        "BoundaryPolicy": BoundaryPolicy,
         "FixedTreePolicy": FixedTreePolicy,
     }
     policy: ParsingPolicy
@@ -116,12 +121,16 @@ class PolicyGradient(BaseAlgorithm):
         encoder_learning_rate: float | Schedule = 1e-3,
         batch_size: int = 64,
         n_parses: int = 4,
-        baseline: str = "leave_one_out",
-        normalise_advantages: bool = False,
-        entropy_coef: float = 0.01,
+        estimator: Estimator | None = None,
+        entropy_coef: float | ProgressSchedule | EntropyTarget = 0.01,
+        temperature: float | ProgressSchedule = 1.0,
+        pacing: Pacing | None = None,
+        optimizer: OptimizerName = "adam",
+        encoder_optimizer: OptimizerName = "adam",
         policy_weight_decay: float = 0.0,
         encoder_weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
+        grad_norm: Literal["l2", "max"] = "l2",
         train_encoder: bool | None = None,
         log_interval: int = 20,
         stats_window_size: int = 100,
@@ -145,31 +154,34 @@ class PolicyGradient(BaseAlgorithm):
             seed=seed,
             supported_action_spaces=(spaces.Discrete,),
         )
-        if baseline not in BASELINES:
-            raise ValueError(f"unknown baseline {baseline!r}; known: {', '.join(BASELINES)}")
-        if baseline == "leave_one_out" and n_parses < 2 and self.policy_class is not FixedTreePolicy:
-            raise ValueError(
-                f"baseline='leave_one_out' compares the parses of one example and needs n_parses >= 2, got {n_parses}; "
-                "raise n_parses or use baseline='none'"
-            )
         if batch_size < 1 or n_parses < 1:
             raise ValueError(f"batch_size and n_parses must be at least 1, got {batch_size} and {n_parses}")
+        if grad_norm not in ("l2", "max"):
+            raise ValueError(f"unknown grad_norm {grad_norm!r}; known: l2, max")
+        if max_grad_norm < 0:
+            raise ValueError(f"max_grad_norm must not be negative, got {max_grad_norm} (0 does not clip)")
         self.encoder_learning_rate = encoder_learning_rate
         self.batch_size = batch_size
         self.n_parses = n_parses
-        self.baseline = baseline
-        self.normalise_advantages = normalise_advantages
+        self.estimator = Estimator() if estimator is None else estimator
         self.entropy_coef = entropy_coef
+        self.temperature = temperature
+        self.pacing = Pacing() if pacing is None else pacing
+        self.optimizer_names = (optimizer, encoder_optimizer)
         self.policy_weight_decay = policy_weight_decay
         self.encoder_weight_decay = encoder_weight_decay
         self.max_grad_norm = max_grad_norm
+        self.grad_norm = grad_norm
         self.train_encoder = train_encoder
         self.log_interval = log_interval
         self.n_iterations = 0
         self.last_iteration: Iteration | None = None
         self._measured: dict[str, Tensor] = {}
+        self._due: list[torch.optim.Optimizer] = []
         if _init_setup_model:
             self._setup_model()
+
+    # ------------------------------------------------------------------------------------------------- set up
 
     def _setup_model(self) -> None:
         assert self.env is not None
@@ -191,8 +203,42 @@ class PolicyGradient(BaseAlgorithm):
         self.set_random_seed(self.seed)
         seed = 0 if self.seed is None else self.seed
         self.generator = torch.Generator(device=self.device).manual_seed(seed)
-        self.order = BatchOrder(self.corpus.lengths, self.batch_size, seed=seed)
-        self.batches = BatchStream(self.corpus, self.order, repeats=self.n_parses, device=self.device)
+        self.curriculum: Curriculum | None = None
+        if self.pacing.curriculum != "none":
+            self.curriculum = Curriculum(
+                difficulty_of(self.corpus, self.pacing.curriculum),
+                start=self.pacing.curriculum_start,
+                grow=self.pacing.curriculum_step,
+                competence=self.pacing.curriculum_competence,
+            )
+        self._admit()
+        self.policy = self._make_policy()
+        check_agreement(
+            self.policy,
+            self.estimator,
+            self.pacing,
+            self.corpus,
+            self.reward,
+            n_parses=self.n_parses,
+            trains=trains,
+        )
+        if self.model is not None:
+            self.model.to(self.device)
+        self.examiner = Examiner(self.reward, self.model)
+        self._setup_estimator()
+        self._setup_optimizers(trains)
+
+    def _admit(self) -> None:
+        """Begin to draw batches: of all examples, or of those that the curriculum admits."""
+        seed = 0 if self.seed is None else self.seed
+        corpus = self.corpus
+        if self.curriculum is not None:
+            corpus = corpus.subset(self.curriculum.admitted())
+            seed += _SEEDS_APART * self.curriculum.limit
+        self.order = BatchOrder(corpus.lengths, self.batch_size, seed=seed)
+        self.batches = BatchStream(corpus, self.order, repeats=self.n_parses, device=self.device)
+
+    def _make_policy(self) -> ParsingPolicy:
         policy = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
@@ -200,25 +246,73 @@ class PolicyGradient(BaseAlgorithm):
             raise ValueError(
                 f"policy must be a ParsingPolicy, which parses whole batches, got {type(policy).__name__}"
             )
-        self.policy = policy
-        if self.model is not None:
-            self.model.to(self.device)
+        return policy
+
+    def _setup_estimator(self) -> None:
+        """Build what the estimator needs beside the policy: a critic, a reference, an average of weights."""
+        estimator = self.estimator
+        self.critic: SentenceCritic | StepCritic | None = None
+        self.reference: LearningPolicy | None = None
+        self.policy_average: WeightAverage | None = None
+        judges = (
+            isinstance(self.policy, LearningPolicy | EncodingPolicy) and estimator.objective != "supervised"
+        )
+        if judges and estimator.baseline == "value":
+            assert self.corpus.vocabulary is not None
+            self.critic = SentenceCritic(
+                len(self.corpus.vocabulary), CRITIC_SIZE, CRITIC_SIZE, self.corpus.n_sides
+            )
+        elif judges and estimator.baseline == "step_value":
+            self.critic = StepCritic(self._state_size(), CRITIC_SIZE)
+        if self.critic is not None:
+            self.critic.to(self.device)
+        if isinstance(self.policy, LearningPolicy):
+            if estimator.kl_coef:
+                made = self._make_policy()
+                assert isinstance(made, LearningPolicy)
+                self.reference = made
+                self.reference.load_state_dict(self.policy.state_dict())
+            if self.pacing.policy_average:
+                self.policy_average = WeightAverage(self.policy, self.pacing.policy_average)
+        self.policy_loss = PolicyLoss(estimator, self.critic)
+
+    def _state_size(self) -> int:
+        """Ask the policy how wide the states are that it gives to a critic."""
+        batch = self.corpus.batch(np.zeros(1, dtype=np.int64)).to(self.device)
+        generator = torch.Generator(device=self.device).manual_seed(0)
+        with torch.no_grad():
+            if isinstance(self.policy, EncodingPolicy):
+                judgement = self.policy.parse_and_encode(batch, generator=generator).judgement
+            else:
+                assert isinstance(self.policy, LearningPolicy)
+                judgement = self.policy.judge(self.policy.sample(batch, generator=generator))
+        if judgement is None or judgement.states is None:
+            raise ValueError(
+                f"baseline='step_value' values what a policy knows before each decision, {type(self.policy).__name__} "
+                "does not tell; use baseline='value'"
+            )
+        return judgement.states.shape[2]
+
+    def _setup_optimizers(self, trains: bool) -> None:
+        critic = [] if self.critic is None else list(self.critic.parameters())
+        own = list(self.policy.parameters())
+        of_policy, of_encoder = self.optimizer_names
         self.policy_optimizer: torch.optim.Optimizer | None = None
         if isinstance(self.policy, LearningPolicy):
-            self.policy_optimizer = torch.optim.AdamW(
-                self.policy.parameters(),
-                lr=self.lr_schedule(1.0),
-                weight_decay=self.policy_weight_decay,
-                fused=True,
+            self.policy_optimizer = make_optimizer(
+                of_policy, own + critic, self.lr_schedule(1.0), self.policy_weight_decay
             )
         self.encoder_optimizer: torch.optim.Optimizer | None = None
         if trains and self.model is not None:
-            self.encoder_optimizer = torch.optim.AdamW(
-                [p for p in self.model.parameters() if p.requires_grad],
-                lr=self._encoder_schedule(1.0),
-                weight_decay=self.encoder_weight_decay,
-                fused=True,
+            weights = [p for p in self.model.parameters() if p.requires_grad]
+            if isinstance(self.policy, EncodingPolicy):
+                there = {id(p) for p in self.model.parameters()}
+                weights += [p for p in own if id(p) not in there] + critic
+            self.encoder_optimizer = make_optimizer(
+                of_encoder, weights, self._encoder_schedule(1.0), self.encoder_weight_decay
             )
+
+    # --------------------------------------------------------------------------------------------------- learn
 
     def learn(
         self,
@@ -228,8 +322,10 @@ class PolicyGradient(BaseAlgorithm):
         tb_log_name: str = "PolicyGradient",
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
+        *,
+        total_iterations: int | None = None,
     ) -> Self:
-        """Train until at least ``total_timesteps`` transitions were taken.
+        """Train until at least ``total_timesteps`` transitions were taken, or ``total_iterations`` were done.
 
         Args:
             total_timesteps: In transitions; a sentence of n tokens takes 2n - 1, times K.
@@ -238,9 +334,11 @@ class PolicyGradient(BaseAlgorithm):
             tb_log_name: Name of the run in TensorBoard.
             reset_num_timesteps: False continues counting.
             progress_bar: Show a bar of transitions with reward.
+            total_iterations: Of the agent's whole life; schedules then follow iterations instead of transitions. How
+                many transitions an iteration takes depends on the sentences, which a curriculum chooses.
 
         Raises:
-            NonFiniteLossError: A loss or gradient is not finite; all weights are as before that iteration.
+            NonFiniteLossError: A loss or gradient is not finite; all weights are as before that update.
         """
         if log_interval is not None:
             self.log_interval = log_interval
@@ -253,40 +351,61 @@ class PolicyGradient(BaseAlgorithm):
         total_timesteps, callbacks = self._setup_learn(
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar=False
         )
+        last = math.inf if total_iterations is None else total_iterations
         callbacks.on_training_start(locals(), globals())
         going = True
-        with closing(self.batches):
-            while going and self.num_timesteps < total_timesteps:
+        try:
+            while going and self.num_timesteps < total_timesteps and self.n_iterations < last:
                 callbacks.on_rollout_start()
-                self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+                if total_iterations is None:
+                    self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+                else:
+                    self._update_current_progress_remaining(self.n_iterations, total_iterations)
                 self._iterate()
                 callbacks.update_locals(locals())
                 going = callbacks.on_step()
                 if self.n_iterations % self.log_interval == 0:
                     self.dump_logs()
                 callbacks.on_rollout_end()
+        finally:
+            self.batches.close()
         callbacks.on_training_end()
         return self
 
+    @property
+    def progress(self) -> float:
+        """Share of the training that was done before this iteration, from 0 to 1."""
+        return 1.0 - self._current_progress_remaining
+
     def _iterate(self) -> None:
-        """Sample, encode, reward and update once."""
+        """Sample, encode, reward and update."""
         start = time.perf_counter()
         self._measured.clear()  # an iteration that raised leaves what it had measured
+        self._due.clear()
         K = self.n_parses
         batch = next(self.batches)
+        examples = Batch(*(field[::K] for field in batch))
         self.policy.set_training_mode(True)
-        rollout = self._roll_out(batch)
-        # Both gradients are of the weights that made these parses, so that nothing moves before both are there.
-        logits = self._update_encoder(batch, rollout.trace)
-        rewards = self._rewards(batch, rollout.transitions, logits)
-        if self.policy_optimizer is not None:
-            self._update_policy(batch, rollout, rewards)
+        if isinstance(self.policy, LearningPolicy | EncodingPolicy):
+            heat = self.temperature(self.progress) if callable(self.temperature) else self.temperature
+            self.policy.temperature = heat
+            if callable(self.temperature):
+                self.logger.record("train/temperature", heat)
+        # All gradients are of the weights that made these parses, so that nothing moves before they are there.
+        if isinstance(self.policy, EncodingPolicy):
+            rollout, rewards, logits = self._learn_together(batch, examples)
+            again = None
+        else:
+            rollout, rewards, logits, again = self._learn_apart(batch, examples)
         self._measure("rollout/reward", rewards.mean())
         self._measure("rollout/depth", lockstep.mean_depth(rollout.trace).mean())
         self._measure("transitions", (2 * batch.lengths - 1).sum())
         measured = self._read_measured()
         taken = int(measured.pop("transitions"))
         self._step()
+        if again is not None:
+            measured |= self._update_again(rollout, again, examples)
+        self._follow(measured)
         self.n_iterations += 1
         self.num_timesteps += taken
         seconds = time.perf_counter() - start
@@ -294,16 +413,191 @@ class PolicyGradient(BaseAlgorithm):
         record = self.logger.record_mean
         for tag, value in measured.items():
             record(tag, value)
-        record("time/examples_per_second", batch.n_examples / K / seconds)
+        record("time/examples_per_second", examples.n_examples / seconds)
         record("time/transitions_per_second", taken / seconds)
         record("time/data_wait", self.batches.seconds_waited / seconds)
+        if self.curriculum is not None:
+            self._advance_curriculum(measured.get("rollout/accuracy", measured["rollout/reward"]))
 
-    def _roll_out(self, batch: Batch) -> Rollout:
+    def _learn_apart(
+        self, batch: Batch, examples: Batch
+    ) -> tuple[Rollout, Tensor, Tensor | None, Weighed | None]:
+        """Set the gradients of a policy and an encoder that have no weights in common.
+
+        Returns:
+            The parses, their rewards [B * K], the logits, and what more updates of the policy need, if there are any.
+        """
+        warming = self.n_iterations < self.pacing.warmup
+        rollout = self._roll_out(batch, warming)
+        vectors, logits = self._update_encoder(batch, rollout.trace)
+        rewards = self.examiner.rewards(batch, rollout.transitions, logits)
+        resting = warming or self.n_iterations % self.pacing.policy_every > 0
+        if self.policy_optimizer is None or resting:
+            return rollout, rewards, logits, None
+        assert isinstance(self.policy, LearningPolicy)
+        judgement = self.policy.judge(rollout)
+        weighed = self._weigh(examples, rollout, judgement, rewards, vectors)
+        self._backward(self.policy_optimizer, self._loss_of_policy(weighed, judgement, examples), "policy")
+        return rollout, rewards, logits, weighed if self.estimator.n_updates > 1 else None
+
+    def _learn_together(self, batch: Batch, examples: Batch) -> tuple[Rollout, Tensor, Tensor | None]:
+        """Set the one gradient of a policy that shares the classifier's weights."""
+        assert isinstance(self.policy, EncodingPolicy)
+        assert self.model is not None
+        assert self.encoder_optimizer is not None
+        gold = self.estimator.objective == "supervised"
+        self.model.train()
+        encoded: Encoded = self.policy.parse_and_encode(batch, generator=self.generator, gold=gold)
+        rollout, judgement = encoded.rollout, encoded.judgement
+        loss, logits = self._classify(batch, encoded.vectors)
+        rewards = self.examiner.rewards(batch, rollout.transitions, logits)
+        if judgement is not None:
+            vectors = encoded.vectors.detach()
+            weighed = self._weigh(examples, rollout, judgement, rewards, vectors)
+            loss = loss + self.estimator.policy_coef * self._loss_of_policy(weighed, judgement, examples)
+        self._backward(self.encoder_optimizer, loss, "encoder")
+        self.model.eval()
+        return rollout, rewards, logits
+
+    def _roll_out(self, batch: Batch, warming: bool) -> Rollout:
         """Parse every row of a batch, and keep what the policy's update needs."""
         if isinstance(self.policy, LearningPolicy):
+            if warming:
+                derivations = fixed_derivations(batch, "random_per_epoch", self.generator)
+                return Rollout.of(batch.tokens, batch.lengths, derivations)
+            if self.estimator.objective == "supervised":
+                return Rollout.of(batch.tokens, batch.lengths, batch.gold.long())
             return self.policy.sample(batch, generator=self.generator)
         transitions = self.policy.derive(batch, generator=self.generator)
         return Rollout.of(batch.tokens, batch.lengths, transitions)
+
+    def _update_encoder(self, batch: Batch, trace: Trace) -> tuple[Tensor | None, Tensor | None]:
+        """Set the gradient of the cross-entropy over all sampled parses.
+
+        Returns:
+            The vectors of the sentences [R, D], without gradient, and the logits without dropout.
+        """
+        if self.model is None:
+            return None, None
+        if self.encoder_optimizer is None or self.n_iterations % self.pacing.encoder_every:
+            with torch.no_grad():
+                vectors = self.model.encode(batch.tokens, trace)
+                logits: Tensor = self.model.head(vectors, dropout=False)
+            self._measure("rollout/accuracy", (logits.argmax(dim=1) == batch.labels).float().mean())
+            return vectors, logits
+        self.model.train()
+        vectors = self.model.encode(batch.tokens, trace)
+        loss, clean = self._classify(batch, vectors)
+        self._backward(self.encoder_optimizer, loss, "encoder")
+        self.model.eval()
+        return vectors.detach(), clean
+
+    def _classify(self, batch: Batch, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the cross-entropy and, without gradient, the logits without dropout."""
+        assert self.model is not None
+        loss = F.cross_entropy(self.model.head(vectors, dropout=True), batch.labels)
+        # Dropout stands only in the head, so that the reward can judge the same vectors without its noise.
+        with torch.no_grad():
+            clean: Tensor = self.model.head(vectors, dropout=False)
+        self._measure("train/cross_entropy", loss)
+        self._measure("rollout/accuracy", (clean.argmax(dim=1) == batch.labels).float().mean())
+        return loss, clean
+
+    def _weigh(
+        self,
+        examples: Batch,
+        rollout: Rollout,
+        judgement: Judgement,
+        rewards: Tensor,
+        vectors: Tensor | None,
+    ) -> Weighed:
+        """Say what the rewards mean for every decision."""
+        reference = None
+        if self.reference is not None:
+            every = self.estimator.reference_every
+            if every and self.n_iterations and self.n_iterations % every == 0:
+                self.reference.load_state_dict(self.policy.state_dict())
+            assert isinstance(self.policy, LearningPolicy)
+            self.reference.temperature = self.policy.temperature
+            with torch.no_grad():
+                reference = self.reference.judge(rollout).distribution
+        if self.estimator.objective == "supervised":
+            log_probs = judgement.distribution.log_prob(rollout.decisions).detach()
+            return Weighed(rollout.decisions, None, log_probs, reference, None)
+        returns = rewards.view(-1, self.n_parses)
+        if self.estimator.pairing == "crosswise":
+            assert vectors is not None
+            returns = self.examiner.crosswise(examples, vectors, self.n_parses)
+        greedy = None
+        if self.estimator.baseline == "greedy":
+            greedy = self.examiner.greedy(examples, self.policy)
+            self._measure("rollout/reward_greedy", greedy.mean())
+            greedy = greedy.repeat(len(returns) // len(greedy))
+        weighed, measured = self.policy_loss.weigh(
+            returns, rollout.decisions, judgement, examples=examples, greedy=greedy, reference=reference
+        )
+        for tag, value in measured.items():
+            self._measure(tag, value)
+        return weighed
+
+    def _loss_of_policy(self, weighed: Weighed, judgement: Judgement, examples: Batch) -> Tensor:
+        """Give the loss of one update, and measure what it is made of."""
+        weight = self.entropy_coef
+        if isinstance(weight, EntropyTarget):
+            weight = weight.weight
+        elif callable(weight):
+            weight = weight(self.progress)
+        loss, measured = self.policy_loss(weighed, judgement, examples=examples, entropy_coef=weight)
+        for tag, value in measured.items():
+            self._measure(tag, value)
+        return loss
+
+    def _update_again(self, rollout: Rollout, weighed: Weighed, examples: Batch) -> dict[str, float]:
+        """Update the policy once more and more from the same parses; give what the last update measured."""
+        assert isinstance(self.policy, LearningPolicy)
+        assert self.policy_optimizer is not None
+        measured: dict[str, float] = {}
+        for _ in range(self.estimator.n_updates - 1):
+            self._due.clear()
+            judgement = self.policy.judge(rollout)
+            self._backward(
+                self.policy_optimizer, self._loss_of_policy(weighed, judgement, examples), "policy"
+            )
+            measured = self._read_measured()
+            self._step()
+        return {tag: measured[tag] for tag in _OF_THE_LAST_UPDATE if tag in measured}
+
+    def _follow(self, measured: Mapping[str, float]) -> None:
+        """Let what follows the policy catch up with it: its average, and the weight of its entropy."""
+        if self.policy_average is not None and self.policy_optimizer in self._due:
+            self.policy_average.update()
+        if "rollout/entropy" not in measured:
+            return
+        weight = self.entropy_coef
+        if isinstance(weight, EntropyTarget):
+            self.logger.record("train/entropy_coef", weight.weight)
+            weight.update(measured["rollout/entropy"], self.progress)
+        elif callable(weight):
+            self.logger.record("train/entropy_coef", weight(self.progress))
+
+    def _advance_curriculum(self, accuracy: float) -> None:
+        """Admit harder examples, if this batch has shown that it is time."""
+        assert self.curriculum is not None
+        if self.curriculum.observe(accuracy):
+            self.batches.close()
+            self._admit()
+        self.logger.record("train/curriculum", self.curriculum.limit)
+
+    @contextmanager
+    def evaluated_policy(self) -> Iterator[ParsingPolicy]:
+        """Lend the policy as it is to be measured: with the moving average of its weights, if there is one."""
+        if self.policy_average is None:
+            yield self.policy
+        else:
+            with self.policy_average.applied():
+                yield self.policy
+
+    # ----------------------------------------------------------------------------------- measuring and stepping
 
     def _measure(self, tag: str, value: Tensor) -> None:
         """Put a number aside where it was computed, to be read with all others."""
@@ -335,67 +629,17 @@ class PolicyGradient(BaseAlgorithm):
                 )
         return measured
 
-    def _update_encoder(self, batch: Batch, trace: Trace) -> Tensor | None:
-        """Set the gradient of the cross-entropy over all sampled parses, and give the logits without dropout."""
-        if self.model is None:
-            return None
-        if self.encoder_optimizer is None:
-            with torch.no_grad():
-                logits: Tensor = self.model.head(self.model.encode(batch.tokens, trace), dropout=False)
-                return logits
-        self.model.train()
-        vectors = self.model.encode(batch.tokens, trace)
-        loss = F.cross_entropy(self.model.head(vectors, dropout=True), batch.labels)
-        # Dropout stands only in the head, so that the reward can judge the same vectors without its noise.
-        with torch.no_grad():
-            clean: Tensor = self.model.head(vectors, dropout=False)
-        self._backward(self.encoder_optimizer, loss, "encoder")
-        self.model.eval()
-        self._measure("train/cross_entropy", loss)
-        self._measure("rollout/accuracy", (clean.argmax(dim=1) == batch.labels).float().mean())
-        return clean
-
-    def _rewards(self, batch: Batch, transitions: Tensor, logits: Tensor | None) -> Tensor:
-        from_logits: Callable[[Tensor, Tensor], Tensor] | None = getattr(self.reward, "from_logits", None)
-        if from_logits is not None and logits is not None:
-            return from_logits(logits, batch.labels)
-        with torch.no_grad():
-            return self.reward(batch, transitions)
-
-    def _update_policy(self, batch: Batch, rollout: Rollout, rewards: Tensor) -> None:
-        """Set the gradient of the policy's loss."""
-        assert self.policy_optimizer is not None
-        self._backward(self.policy_optimizer, self._policy_loss(batch, rollout, rewards), "policy")
-
-    def _policy_loss(self, batch: Batch, rollout: Rollout, rewards: Tensor) -> Tensor:
-        """Give the score-function surrogate less the entropy term, and measure what they are made of."""
-        assert isinstance(self.policy, LearningPolicy)
-        advantages = BASELINES[self.baseline](rewards.view(-1, self.n_parses))
-        spread = advantages.std(correction=0)
-        if self.normalise_advantages:
-            advantages = advantages / spread.clamp_min(1e-8)
-        distribution = self.policy.judge(rollout).distribution
-        free = distribution.free
-        of_rows = advantages.flatten().repeat(
-            batch.n_sides
-        )  # [R]: both sentences of an example share its reward
-        gain = policy_gradient_loss(distribution.log_prob(rollout.transitions), of_rows, free)
-        entropy = mean_over_free(distribution.normalised_entropy(), free)
-        loss = gain - self.entropy_coef * entropy
-        self._measure("rollout/entropy", entropy)
-        self._measure("train/policy_loss", gain)
-        self._measure("train/advantage_mean", advantages.mean())
-        self._measure("train/advantage_std", spread)
-        return loss
-
     def _backward(self, optimizer: torch.optim.Optimizer, loss: Tensor, whose: str) -> None:
         """Set the clipped gradient of a loss, and measure the loss and the norm before clipping."""
         self._measure(f"loss_{whose}", loss)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         weights = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(weights, self.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(
+            weights, self.max_grad_norm or math.inf, norm_type=math.inf if self.grad_norm == "max" else 2.0
+        )
         self._measure(f"train/grad_norm_{whose}", norm)
+        self._due.append(optimizer)
 
     def _step(self) -> None:
         """Follow the gradients that were set, at the learning rates of now."""
@@ -403,7 +647,7 @@ class PolicyGradient(BaseAlgorithm):
             (self.encoder_optimizer, self._encoder_schedule, "encoder"),
             (self.policy_optimizer, self.lr_schedule, "policy"),
         ):
-            if optimizer is None:
+            if optimizer is None or optimizer not in self._due:
                 continue
             rate = schedule(self._current_progress_remaining)
             for group in optimizer.param_groups:
@@ -420,16 +664,50 @@ class PolicyGradient(BaseAlgorithm):
         self.logger.record("time/total_timesteps", self.num_timesteps)
         self.logger.dump(step=self.num_timesteps)
 
+    def learning_state(self) -> dict[str, Any]:
+        """Give what continuing needs beside weights of policy and model, optimisers, generators and the batch order."""
+        state: dict[str, Any] = {"policy_loss": self.policy_loss.state_dict()}
+        parts = {
+            "critic": self.critic,
+            "reference": self.reference,
+            "policy_average": self.policy_average,
+            "curriculum": self.curriculum,
+            "entropy": self.entropy_coef if isinstance(self.entropy_coef, EntropyTarget) else None,
+        }
+        return state | {name: part.state_dict() for name, part in parts.items() if part is not None}
+
+    def load_learning_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from where a state was taken.
+
+        The batch order has to be loaded after it, because a curriculum chooses its examples.
+        """
+        self.policy_loss.load_state_dict(state["policy_loss"])
+        if isinstance(self.entropy_coef, EntropyTarget):
+            self.entropy_coef.load_state_dict(state["entropy"])
+        for name in ("critic", "reference", "policy_average"):
+            part = getattr(self, name)
+            if part is not None:
+                part.load_state_dict(state[name])
+        if self.curriculum is not None:
+            self.curriculum.load_state_dict(state["curriculum"])
+            self._admit()
+
     def _excluded_save_params(self) -> list[str]:
         return [
             *super()._excluded_save_params(),
             "corpus",
             "reward",
             "model",
+            "examiner",
             "order",
             "batches",
             "generator",
             "last_iteration",
+            "critic",
+            "reference",
+            "policy_average",
+            "policy_loss",
+            "curriculum",
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

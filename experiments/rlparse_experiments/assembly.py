@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,13 +18,14 @@ from rlparse.corpora.official_files import Paths
 from rlparse.errors import CheckpointError, ConfigError, RlparseError
 from rlparse.models.nli_model import NLIModel, resolve_device
 from rlparse.vocabulary import Vocabulary
-from rlparse_agents.fixed import FixedTreePolicy
+from rlparse_agents.estimator import Estimator
+from rlparse_agents.exploration import Constant, EntropyTarget, Interpolated, Schedule, Shape, Sinusoidal
+from rlparse_agents.pacing import Pacing
 from rlparse_agents.parsing_policy import ParsingPolicy
-from rlparse_agents.policy import TrackerPolicy
 from rlparse_agents.policy_gradient import PolicyGradient
 from rlparse_envs.observations import GameSize, SymbolicObserver
 from rlparse_envs.shift_reduce import ShiftReduceEnv
-from rlparse_experiments.config import TrainConfig
+from rlparse_experiments.config import AgentConfig, RateSchedule, TrainConfig
 from rlparse_experiments.run_folder import RunFolder
 
 
@@ -130,7 +131,7 @@ def _load(config: TrainConfig) -> LoadedCorpora:
         "n_train": settings.n_train,
         "n_dev": settings.n_dev,
         "n_test": settings.n_dev,
-        "seed": config.seed,
+        "seed": config.seed if settings.seed is None else settings.seed,
     }
     if settings.generator == "logic":
         options: dict[str, Any] = {"operators": list(settings.operators), "brackets": settings.brackets}
@@ -190,6 +191,9 @@ def make_model(config: TrainConfig, *, n_tokens: int, n_classes: int, n_sides: i
         embedding_size=settings.embedding_size,
         embedding_std=settings.embedding_std,
         hidden_size=settings.hidden_size,
+        architecture=settings.architecture,
+        bidirectional=settings.bidirectional,
+        truncate=settings.truncate,
         composition=settings.composition,
         layer_norm=settings.layer_norm,
         tracker_size=settings.tracker_size,
@@ -203,18 +207,28 @@ def make_model(config: TrainConfig, *, n_tokens: int, n_classes: int, n_sides: i
 def policy_arguments(config: TrainConfig, model: NLIModel, n_tokens: int) -> tuple[str, dict[str, Any]]:
     """Give the policy's name, as the agent knows it, and the arguments of its constructor."""
     parser = config.parser
-    if parser.kind != "tracker":
-        return "FixedTreePolicy", {"kind": parser.kind}
-    return "TrackerPolicy", {
+    sizes = {
         "n_tokens": n_tokens,
         "embedding_size": parser.embedding_size,
         "hidden_size": parser.hidden_size,
-        "tracker_size": parser.tracker_size,
-        "composition": parser.composition,
-        "catalan_prior": parser.catalan_prior,
-        "reads": parser.reads,
-        "encoder": model,
     }
+    if parser.kind == "tracker":
+        own = {"tracker_size": parser.tracker_size, "composition": parser.composition, "reads": parser.reads}
+        return "TrackerPolicy", sizes | own | {"catalan_prior": parser.catalan_prior, "encoder": model}
+    if parser.kind == "boundary":
+        own = {"bilstm": parser.bilstm, "recurrent": parser.recurrent}
+        return "BoundaryPolicy", sizes | own | {"catalan_prior": parser.catalan_prior}
+    if parser.kind == "easy_first":
+        return "EasyFirstPolicy", sizes | {"composition": parser.composition, "leaf_lstm": parser.leaf_lstm}
+    if parser.kind == "shared_tracker":
+        return "SharedTrackerPolicy", {"model": model, "catalan_prior": parser.catalan_prior}
+    if parser.kind == "gumbel":
+        return "GumbelPolicy", {"model": model}
+    return "FixedTreePolicy", {"kind": parser.kind, "seed": config.seed}
+
+
+LEARNED_PARSERS = ("tracker", "boundary", "easy_first", "shared_tracker", "gumbel")
+"""Kinds of parsers that learn; the others build the same trees whatever happens."""
 
 
 def make_agent(config: TrainConfig, corpora: Corpora) -> PolicyGradient:
@@ -237,6 +251,12 @@ def _make_agent(config: TrainConfig, corpora: Corpora) -> PolicyGradient:
     device = resolve_device(config.device)
     train, n_tokens = corpora.train, len(corpora.vocabulary)
     model = make_model(config, n_tokens=n_tokens, n_classes=len(train.labels), n_sides=train.n_sides)
+    if model.reads_trees == (config.parser.kind == "none"):
+        way = "another parser" if model.reads_trees else "--parser.kind none"
+        raise ConfigError(
+            f"encoder.architecture {config.encoder.architecture} {'needs' if model.reads_trees else 'reads no'} trees, "
+            f"parser.kind {config.parser.kind} builds {'none' if model.reads_trees else 'some'}; use {way}"
+        )
     agent, encoder = config.agent, config.encoder
     if encoder.glove is not None:
         vectors = read_vectors(encoder.glove, corpora.vocabulary)
@@ -247,16 +267,20 @@ def _make_agent(config: TrainConfig, corpora: Corpora) -> PolicyGradient:
     return PolicyGradient(
         name,
         ShiftReduceEnv(train, reward=agent.reward, model=model.to(device)),
-        Annealed(config.parser.learning_rate, agent.anneal),
-        encoder_learning_rate=Annealed(encoder.learning_rate, agent.anneal),
+        LearningRate(config.parser.learning_rate, config.parser.rate_schedule),
+        encoder_learning_rate=LearningRate(encoder.learning_rate, encoder.rate_schedule),
         batch_size=agent.batch_size,
-        n_parses=agent.n_parses if config.parser.kind == "tracker" else 1,
-        baseline=agent.baseline,
-        normalise_advantages=agent.normalise_advantages,
-        entropy_coef=agent.entropy_coef,
+        n_parses=agent.n_parses if config.parser.kind in LEARNED_PARSERS else 1,
+        estimator=make_estimator(agent),
+        entropy_coef=entropy_weight(agent),
+        temperature=temperature_schedule(agent),
+        pacing=Pacing(**asdict(config.pacing)),
+        optimizer=config.parser.optimizer,
+        encoder_optimizer=encoder.optimizer,
         policy_weight_decay=config.parser.weight_decay,
         encoder_weight_decay=encoder.weight_decay,
         max_grad_norm=agent.max_grad_norm,
+        grad_norm=agent.grad_norm,
         log_interval=config.run.log_interval,
         policy_kwargs=arguments,
         seed=config.seed,
@@ -264,16 +288,46 @@ def _make_agent(config: TrainConfig, corpora: Corpora) -> PolicyGradient:
     )
 
 
-class Annealed:
-    """A learning rate that falls linearly to a tenth of itself, or stays."""
+def make_estimator(agent: AgentConfig) -> Estimator:
+    """Take the estimator's options out of an agent's settings."""
+    return Estimator(**{field.name: getattr(agent, field.name) for field in fields(Estimator)})
 
-    def __init__(self, rate: float, anneal: bool) -> None:
+
+def entropy_weight(agent: AgentConfig) -> float | Schedule | EntropyTarget:
+    """Build what weighs the policy's entropy."""
+    if agent.entropy == "scheduled":
+        return Interpolated(agent.entropy_coef, agent.entropy_coef_end, over=agent.entropy_until)
+    if agent.entropy == "target":
+        target = Interpolated(agent.entropy_target, agent.entropy_target_end, over=agent.entropy_until)
+        return EntropyTarget(target, start=agent.entropy_coef)
+    return agent.entropy_coef
+
+
+def temperature_schedule(agent: AgentConfig) -> float | Schedule:
+    """Build what the temperature of sampling follows."""
+    low, high = agent.temperature_from, agent.temperature_to
+    if low <= 0 or high <= 0:
+        raise ConfigError(f"temperatures must be above 0, got {low} and {high}")
+    if agent.temperature == "linear":
+        return Interpolated(low, high)
+    if agent.temperature == "sinusoidal":
+        return Sinusoidal(low, high)
+    return low
+
+
+class LearningRate:
+    """A learning rate that stays, or falls to a tenth of itself linearly or along a cosine."""
+
+    def __init__(self, rate: float, schedule: RateSchedule) -> None:
         self.rate = rate
-        self.anneal = anneal
+        shape: Shape = "cosine" if schedule == "cosine" else "linear"
+        self.share: Schedule = (
+            Constant(1.0) if schedule == "constant" else Interpolated(1.0, 0.1, shape=shape)
+        )
 
     def __call__(self, progress_remaining: float) -> float:
         """Give the rate when ``progress_remaining`` (1 to 0) of the run is still to come."""
-        return self.rate * (0.1 + 0.9 * progress_remaining) if self.anneal else self.rate
+        return self.rate * self.share(1.0 - progress_remaining)
 
 
 @dataclass(frozen=True)
@@ -307,19 +361,27 @@ def open_run(path: Path, device: str = "auto") -> TrainedRun:
     model = make_model(config, n_tokens=len(vocabulary), n_classes=len(labels), n_sides=n_sides).to(where)
     name, arguments = policy_arguments(config, model, len(vocabulary))
     space = SymbolicObserver(GameSize(1, n_sides, len(vocabulary))).space
-    policy_class = TrackerPolicy if name == "TrackerPolicy" else FixedTreePolicy
-    policy: ParsingPolicy = policy_class(space, Discrete(2), **arguments).to(where)
-    load_weights(checkpoint, model=model, policy=policy)
+    policy = PolicyGradient.policy_aliases[name](space, Discrete(2), **arguments).to(where)
+    assert isinstance(policy, ParsingPolicy)
+    load_weights(checkpoint, model=model, policy=policy, averaged=config.pacing.policy_average > 0)
     return TrainedRun(folder, config, vocabulary, labels, n_sides, model.eval(), policy, checkpoint)
 
 
-def load_weights(checkpoint: Checkpoint, *, model: NLIModel, policy: ParsingPolicy) -> None:
+def load_weights(
+    checkpoint: Checkpoint, *, model: NLIModel, policy: ParsingPolicy, averaged: bool = False
+) -> None:
     """Copy a checkpoint's weights into a model and a policy.
+
+    Args:
+        checkpoint: From a run.
+        model: Whose weights are set.
+        policy: Whose weights are set.
+        averaged: Give the policy the moving average of its weights, as it is evaluated.
 
     Raises:
         CheckpointError: They are of another shape than the settings say.
     """
-    for name, module in (("model", model), ("policy", policy)):
+    for name, module in (("model", model), ("policy_average" if averaged else "policy", policy)):
         try:
             module.load_state_dict(checkpoint.weights[name])
         except (KeyError, RuntimeError) as error:

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from rlparse.batched_trees import BRANCHINGS, bracketing_f1
 from rlparse.corpora.corpus import Corpus
-from rlparse_agents.policy_gradient import Iteration, PolicyGradient
+from rlparse_agents.iteration import Iteration
+from rlparse_agents.policy_gradient import PolicyGradient
 from rlparse_experiments.curves import write_point
 from rlparse_experiments.evaluate import Measured, ParseScorer, ParseTable, measure
 from rlparse_experiments.report.trees import tree_samples
@@ -47,7 +48,8 @@ class TrainingCallback(BaseCallback):
 class BracketingSummary(TrainingCallback):
     """Record F1 of the sampled parses against gold (where there is any) and trivial trees, under ``nyu``.
 
-    Only of the iterations at which a point of the curves is drawn: an estimate from one batch.
+    Only of the iterations at which a point of the curves is drawn: an estimate from one batch. An encoder that reads no
+    trees has none to score.
 
     Args:
         last: Iteration that ends the run, which draws a point too.
@@ -58,6 +60,9 @@ class BracketingSummary(TrainingCallback):
         self.at_end = last
 
     def _on_step(self) -> bool:
+        assert self.agent.model is not None
+        if not self.agent.model.reads_trees:
+            return True
         if self.due(self.agent.log_interval) or self.agent.n_iterations == self.at_end:
             batch, transitions = self.last.batch, self.last.transitions
             n_steps = transitions.shape[1]
@@ -90,7 +95,7 @@ class DevEvaluation(TrainingCallback):
         self.seed = seed
         self.scorer = ParseScorer(corpus, seed=seed)
         self.history: list[dict[str, float]] = []
-        self.latest: tuple[Measured, ParseTable] | None = None
+        self.latest: tuple[Measured, ParseTable | None] | None = None
 
     def _on_step(self) -> bool:
         if self.due(self.interval):
@@ -102,30 +107,31 @@ class DevEvaluation(TrainingCallback):
         """Tell whether the weights as they are have been measured and recorded."""
         return bool(self.history) and self.history[-1]["iteration"] == self.agent.n_iterations
 
-    def evaluate(self) -> tuple[Measured, ParseTable]:
+    def evaluate(self) -> tuple[Measured, ParseTable | None]:
         """Measure now; record the figures and keep them in ``history``, if that was not done at this iteration."""
         agent = self.agent
         assert agent.model is not None
-        measured = measure(agent.model, agent.policy, self.corpus, seed=self.seed)
-        table = self.scorer.table(measured.derivations)
+        with agent.evaluated_policy() as policy:
+            measured = measure(agent.model, policy, self.corpus, seed=self.seed)
+        derivations = measured.derivations
+        table = None if derivations is None else self.scorer.table(derivations)
         self.latest = (measured, table)
         if not self.is_current:
             values = evaluation_metrics(measured, table)
             samples: dict[str, float | str] = {}
-            if self.n_samples:
-                samples["samples/dev_trees"] = tree_samples(self.corpus, measured.derivations, self.n_samples)
+            if self.n_samples and derivations is not None:
+                samples["samples/dev_trees"] = tree_samples(self.corpus, derivations, self.n_samples)
             write_point(self.logger, {**values, **samples}, agent.num_timesteps)
             self.history.append({"iteration": agent.n_iterations, "step": agent.num_timesteps, **values})
         return self.latest
 
 
-def evaluation_metrics(measured: Measured, table: ParseTable) -> dict[str, float]:
-    """Give the figures of an evaluation by their tags."""
-    values = {
-        "eval/accuracy": measured.accuracy,
-        "eval/cross_entropy": measured.cross_entropy,
-        "eval/depth": table.depth["learned"],
-    }
+def evaluation_metrics(measured: Measured, table: ParseTable | None) -> dict[str, float]:
+    """Give the figures of an evaluation by their tags; ``table`` is None where no trees are read."""
+    values = {"eval/accuracy": measured.accuracy, "eval/cross_entropy": measured.cross_entropy}
+    if table is None:
+        return values
+    values["eval/depth"] = table.depth["learned"]
     for convention, f1 in table.against_gold.get("learned", {}).items():
         values[f"eval/f1_gold_{convention}"] = f1
     for tree, name in (("left", "left"), ("right", "right"), ("balanced_floor", "balanced")):
@@ -244,7 +250,7 @@ class Progress(TrainingCallback):
         if self.dev.latest is not None:
             measured, table = self.dev.latest
             figures.append(f"dev accuracy {100 * measured.accuracy:.1f}")
-            if "learned" in table.against_gold:
+            if table is not None and "learned" in table.against_gold:
                 figures.append(f"F1 nyu {100 * table.against_gold['learned']['nyu']:.1f}")
         return figures
 

@@ -8,7 +8,24 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-ParserKind = Literal["tracker", "left", "right", "balanced", "random", "gold", "gold_or_right"]
+ParserKind = Literal[
+    "tracker",
+    "boundary",
+    "easy_first",
+    "shared_tracker",
+    "gumbel",
+    "left",
+    "right",
+    "balanced",
+    "random",
+    "random_per_epoch",
+    "gold",
+    "gold_or_right",
+    "none",
+]
+Architecture = Literal["tree", "bag_of_words", "rnn", "lstm", "gru", "peephole_lstm"]
+OptimizerName = Literal["adam", "adadelta", "rmsprop", "sgd"]
+RateSchedule = Literal["constant", "linear", "cosine"]
 CompositionName = Literal["tree_rnn", "tree_lstm", "gated"]
 Precision = Literal["highest", "high", "medium"]
 BenchName = Literal["all", "encoder", "rollout", "env", "train", "scaling"]
@@ -40,16 +57,24 @@ class CorpusConfig:
     """Merge tokens that differ in case only."""
     skip_bad_lines: Annotated[bool, tyro.conf.arg(aliases=["--skip-bad-lines"])] = False
     """Skip, count and list malformed lines instead of stopping at the first."""
+    seed: int | None = None
+    """Of what is generated; None takes the run's seed. Runs with one corpus seed are measured on the same sentences."""
     cache: Path | None = None
     """Folder of the memory-mapped corpora, keyed by content; None takes the user's cache folder."""
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The tree encoder and the classifier on top: the reward."""
+    """The encoder and the classifier on top: the reward."""
 
+    architecture: Architecture = "tree"
+    """tree composes along parses; the others read words in their order, or in none (with parser.kind none)."""
     composition: CompositionName = "tree_lstm"
     """What REDUCE computes."""
+    bidirectional: bool = False
+    """Sequence encoders: read in both directions."""
+    truncate: int = 0
+    """Sequence encoders: let gradients flow through so many words only (0: through all)."""
     embedding_size: int = 100
     """Width of the word embeddings."""
     embedding_std: float = 1.0
@@ -57,7 +82,7 @@ class EncoderConfig:
     hidden_size: int = 100
     """Width of a node."""
     tracker_size: int = 0
-    """Width of a tracker that feeds the composition, as in SPINN (0: none)."""
+    """Width of a tracker that feeds the composition, as in SPINN (0: none); shared_tracker chooses by it."""
     layer_norm: bool | None = None
     """Normalise inside the composition; None keeps its own default (on for gated)."""
     mlp_size: int = 256
@@ -72,8 +97,12 @@ class EncoderConfig:
     """GloVe text file to start the embeddings from."""
     freeze_embeddings: bool = False
     """Do not train the embeddings."""
+    optimizer: OptimizerName = "adam"
+    """What follows the gradients."""
     learning_rate: float = 1e-3
-    """Of Adam."""
+    """At the beginning."""
+    rate_schedule: RateSchedule = "linear"
+    """linear and cosine fall to a tenth over the run."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
 
@@ -83,47 +112,128 @@ class ParserConfig:
     """Who builds the parses."""
 
     kind: ParserKind = "tracker"
-    """tracker learns by policy gradient; the others are fixed trees, for comparison."""
+    """tracker, boundary and easy_first learn by policy gradient; shared_tracker and gumbel share the classifier's
+    weights; the others are fixed trees; none is for encoders that read no trees."""
     embedding_size: int = 32
     """Width of the policy's own embeddings."""
     hidden_size: int = 32
-    """Width of its own composition."""
+    """Width of its own composition, or of boundary's hidden layer."""
     tracker_size: int = 32
-    """Width of its LSTM."""
+    """tracker: width of its LSTM."""
     composition: CompositionName = "tree_lstm"
-    """Its own composition."""
+    """tracker, easy_first: its own composition."""
     reads: Literal["own", "encoder"] = "own"
-    """own: embeddings and composition of its own; encoder: the classifier's vectors, through a detach."""
+    """tracker: own embeddings and composition, or the classifier's vectors, through a detach."""
+    bilstm: bool = False
+    """boundary: read the words through a bidirectional LSTM."""
+    recurrent: bool = False
+    """boundary: remember earlier steps in an LSTM."""
+    leaf_lstm: bool = False
+    """easy_first: read the words through an LSTM."""
     catalan_prior: bool = True
-    """Make the untrained policy uniform over binary trees."""
+    """tracker, boundary, shared_tracker: make the untrained policy uniform over binary trees."""
+    optimizer: OptimizerName = "adam"
+    """What follows the gradients."""
     learning_rate: float = 1e-3
-    """Of Adam."""
+    """At the beginning."""
+    rate_schedule: RateSchedule = "linear"
+    """linear and cosine fall to a tenth over the run."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
 
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """How parser and encoder learn."""
+    """How parser and encoder learn. docs/agents.md explains the options."""
 
-    reward: Literal["accuracy", "log_likelihood", "gold_f1"] = "accuracy"
+    system: str = ""
+    """Name of the system these settings are, as --agent sets it."""
+    reward: Literal["accuracy", "log_likelihood", "surprisal", "margin", "gold_f1"] = "accuracy"
     """What an example's parses earn; gold_f1 is an upper bound that cheats."""
     epochs: float = 10.0
     """Passes over the training set."""
     batch_size: int = 64
     """Examples per iteration."""
     n_parses: int = 4
-    """Parses sampled per example."""
-    baseline: Literal["leave_one_out", "none"] = "leave_one_out"
+    """Parses sampled per example (K)."""
+    objective: Literal["reinforce", "ppo", "supervised"] = "reinforce"
+    """What the policy follows; supervised imitates gold parses."""
+    baseline: Literal[
+        "none", "moving_average", "value", "step_value", "greedy", "leave_one_out", "group_mean"
+    ] = "leave_one_out"
     """What is subtracted from a parse's reward."""
-    normalise_advantages: bool = False
-    """Divide advantages by their spread over the batch."""
+    pairing: Literal["matched", "crosswise"] = "matched"
+    """Pairs: score parse k of one side with parse k of the other, or all K x K combinations."""
+    normaliser: Literal["none", "batch_sd", "running_sd", "group_sd"] = "none"
+    """What advantages are divided by."""
+    average: Literal["decisions", "parses", "constant", "sum"] = "decisions"
+    """Loss: mean over decisions, over parses of their means (GRPO), sums over a constant (Dr. GRPO), or sums."""
+    n_updates: int = 1
+    """Updates of the policy from the same parses."""
+    ratio: Literal["decision", "tree"] = "decision"
+    """ppo: clip the probability ratio of every decision, or of the whole parse."""
+    clip_low: float = 0.2
+    """ppo: ratios below 1 - clip_low gain nothing more."""
+    clip_high: float = 0.2
+    """ppo: ratios above 1 + clip_high gain nothing more."""
+    kl_coef: float = 0.0
+    """Weight of the divergence from a reference policy."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Where the divergence counts: in the loss, or as a reward of every decision (with step_value)."""
+    reference_every: int = 0
+    """Iterations after which the policy becomes its own reference (0: the untrained policy stays it)."""
+    gamma: float = 1.0
+    """step_value: discount per decision."""
+    gae_lambda: float = 1.0
+    """step_value: 1 waits for the reward, less trusts the critic."""
+    value_coef: float = 0.5
+    """Weight of the critic's squared error."""
+    policy_coef: float = 1.0
+    """Weight of the policy's loss beside the classifier's, where they share weights."""
+    entropy: Literal["constant", "scheduled", "target"] = "constant"
+    """How the entropy's weight behaves; target: it rises while there is less entropy than entropy_target."""
     entropy_coef: float = 0.01
-    """Weight of the normalised entropy per free decision."""
+    """Weight of the normalised entropy per free decision; target begins with it."""
+    entropy_coef_end: float = 0.0
+    """scheduled: weight at the end."""
+    entropy_target: float = 0.7
+    """target: share of the greatest entropy, at the beginning."""
+    entropy_target_end: float = 0.1
+    """target: the same at the end."""
+    entropy_until: float = 0.8
+    """scheduled, target: share of the run after which the end is reached."""
+    temperature: Literal["constant", "linear", "sinusoidal"] = "constant"
+    """How the temperature of sampling behaves; sinusoidal is wake-sleep."""
+    temperature_from: float = 1.0
+    """Temperature at the beginning; sinusoidal: the lower one."""
+    temperature_to: float = 1.0
+    """linear: at the end; sinusoidal: the higher one."""
     max_grad_norm: float = 1.0
-    """Clip either gradient's norm."""
-    anneal: bool = True
-    """Lower both learning rates linearly to a tenth over the run."""
+    """Clip either gradient's norm (0: not)."""
+    grad_norm: Literal["l2", "max"] = "l2"
+    """Which norm."""
+
+
+@dataclass(frozen=True)
+class PacingConfig:
+    """When the two learners learn, and from what."""
+
+    warmup: int = 0
+    """Iterations in which only the encoder learns, from random trees drawn anew every time."""
+    policy_every: int = 1
+    """Update the policy every so many iterations."""
+    encoder_every: int = 1
+    """Update the encoder every so many iterations."""
+    policy_average: float = 0.0
+    """Evaluate a moving average of the policy's weights with this decay (0: the weights themselves)."""
+    curriculum: Literal["none", "length", "depth"] = "none"
+    """Begin with short sentences, or with shallow gold trees."""
+    curriculum_start: int = 6
+    """Longest sentences, or deepest trees, at the beginning."""
+    curriculum_step: int = 2
+    """By how much the limit rises."""
+    curriculum_competence: float = 0.8
+    """It rises when the accuracy in training is above this."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +278,7 @@ class TrainConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     parser: ParserConfig = field(default_factory=ParserConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
+    pacing: PacingConfig = field(default_factory=PacingConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
 
@@ -181,6 +292,10 @@ class EvaluateConfig:
     """Files to measure on; none takes the run's own data."""
     split: Literal["dev", "test"] = "dev"
     """Which part of the run's own data."""
+    decode: Literal["greedy", "beam", "sample"] = "greedy"
+    """How a learned parser is asked: step by step, by beam search, or the likeliest of sampled parses."""
+    width: int = 8
+    """beam: its width; sample: parses to draw."""
     batch_size: int = 256
     """Examples at a time."""
     device: str = "auto"
@@ -201,6 +316,12 @@ class ParseConfig:
     """Folder of the run."""
     sentences: tuple[str, ...] = ()
     """Sentences, tokenised or not; none reads them from standard input, one a line."""
+    decode: Literal["greedy", "beam", "sample"] = "greedy"
+    """How a learned parser is asked: step by step, by beam search, or the likeliest of sampled parses."""
+    width: int = 8
+    """beam: its width; sample: parses to draw."""
+    seed: int = 0
+    """Of sampled parses."""
     device: str = "auto"
     """auto, cpu or cuda."""
     format: Literal["brackets", "tree", "jsonl"] = "brackets"

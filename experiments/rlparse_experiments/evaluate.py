@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +23,7 @@ from rlparse_experiments.assembly import evaluation_corpus, open_run
 from rlparse_experiments.config import EvaluateConfig
 from rlparse_experiments.parse_files import ParseRecord, write_parses
 from rlparse_experiments.precision import matmul_precision
+from rlparse_experiments.prediction_files import Prediction, write_predictions
 
 REPORTED = ("nyu", "prpn", "evalb")
 """Conventions of every table."""
@@ -44,13 +44,16 @@ class Measured(NamedTuple):
     Attributes:
         accuracy: Share of examples classified rightly.
         cross_entropy: Mean over examples, in nats.
-        derivations: One list of transitions for every sentence, in the order example by example, side by side.
+        predicted: Class of every example.
+        derivations: One list of transitions for every sentence, in the order example by example, side by side; None for
+            a model that reads no trees.
         seconds: Wall time.
     """
 
     accuracy: float
     cross_entropy: float
-    derivations: list[list[int]]
+    predicted: list[int]
+    derivations: list[list[int]] | None
     seconds: float
 
 
@@ -74,6 +77,7 @@ def measure(
     loss = torch.zeros((), dtype=torch.float64, device=model.device)
     n_sides = corpus.n_sides
     derivations: list[list[int]] = [[] for _ in range(len(corpus) * n_sides)]
+    predicted = [0] * len(corpus)
     built = (
         (indices.tolist(), corpus.batch(indices))
         for indices in sequential_batches(corpus.lengths, batch_size)
@@ -83,12 +87,16 @@ def measure(
             batch = on_host.to(model.device)
             transitions = policy.derive(batch, generator=generator, greedy=True)
             logits = model(batch, transitions)
-            correct += (logits.argmax(dim=1) == batch.labels).sum()
+            classes = logits.argmax(dim=1)
+            correct += (classes == batch.labels).sum()
             loss += F.cross_entropy(logits, batch.labels, reduction="sum")
             _keep(derivations, transitions, on_host.lengths, indices, n_sides)
+            for example, chosen in zip(indices, classes.tolist(), strict=True):
+                predicted[example] = chosen
     model.train(training)
     n = len(corpus)
-    return Measured(int(correct) / n, float(loss) / n, derivations, time.perf_counter() - start)
+    parses = derivations if model.reads_trees else None
+    return Measured(int(correct) / n, float(loss) / n, predicted, parses, time.perf_counter() - start)
 
 
 def _keep(
@@ -235,6 +243,13 @@ def parse_records(corpus: Corpus, derivations: Sequence[Sequence[int]]) -> list[
     return records
 
 
+def prediction_records(corpus: Corpus, predicted: Sequence[int]) -> list[Prediction]:
+    """Pair every predicted class with its example's label, for files that ``rlparse compare`` reads."""
+    labels, gold = corpus.labels, corpus.label_indices.tolist()
+    pairs = enumerate(zip(gold, predicted, strict=True))
+    return [Prediction(str(i), labels[right], labels[chosen]) for i, (right, chosen) in pairs]
+
+
 def run_evaluate(config: EvaluateConfig) -> int:
     """Run ``rlparse evaluate``."""
     from rlparse_experiments.report.tables import console, print_evaluation
@@ -245,7 +260,9 @@ def run_evaluate(config: EvaluateConfig) -> int:
     )
     with matmul_precision(config.precision or run.config.precision):
         measured = measure(run.model, run.policy, corpus, batch_size=config.batch_size, seed=run.config.seed)
-    table = ParseScorer(corpus, seed=run.config.seed).table(measured.derivations)
+    table = None
+    if measured.derivations is not None:
+        table = ParseScorer(corpus, seed=run.config.seed).table(measured.derivations)
     print_evaluation(console(), config.run, lines, measured, table, damaged=run.checkpoint.damaged)
     if config.out is not None:
         config.out.mkdir(parents=True, exist_ok=True)
@@ -254,9 +271,13 @@ def run_evaluate(config: EvaluateConfig) -> int:
             "corpus": list(lines),
             "accuracy": measured.accuracy,
             "cross_entropy": measured.cross_entropy,
-            "parses": table.as_json(),
+            "parses": None if table is None else table.as_json(),
         }
-        write_json(Path(config.out) / "results.json", results)
-        write_parses(Path(config.out) / "parses.jsonl", parse_records(corpus, measured.derivations))
-        print(f"written: {config.out}/results.json, {config.out}/parses.jsonl")
+        written = [config.out / "results.json", config.out / "predictions.jsonl"]
+        write_json(written[0], results)
+        write_predictions(written[1], prediction_records(corpus, measured.predicted))
+        if measured.derivations is not None:
+            written.append(config.out / "parses.jsonl")
+            write_parses(written[-1], parse_records(corpus, measured.derivations))
+        print(f"written: {', '.join(map(str, written))}")
     return 0

@@ -22,6 +22,9 @@ import yaml
 from rlparse.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
+"""What to learn: a task with sizes that fit it."""
+AGENTS = PRESETS / "agents"
+"""Who learns it, and how: the published systems, ours, and the controls."""
 
 Key = tuple[str, ...]
 
@@ -48,6 +51,11 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
+def agent_names() -> list[str]:
+    """Return the names that `agent_file` knows, sorted."""
+    return sorted(path.stem for path in AGENTS.glob("*.yaml"))
+
+
 def preset_file(name: str) -> Path:
     """Return the YAML file of a preset.
 
@@ -58,6 +66,18 @@ def preset_file(name: str) -> Path:
     if name not in known:
         raise ConfigError(f"unknown preset '{name}'{did_you_mean(name, known)} (presets: {', '.join(known)})")
     return PRESETS / f"{name}.yaml"
+
+
+def agent_file(name: str) -> Path:
+    """Return the YAML file of an agent.
+
+    Raises:
+        ConfigError: There is no agent of this name; the message lists those there are.
+    """
+    known = agent_names()
+    if name not in known:
+        raise ConfigError(f"unknown agent '{name}'{did_you_mean(name, known)} (agents: {', '.join(known)})")
+    return AGENTS / f"{name}.yaml"
 
 
 def read_settings(path: Path) -> list[Setting]:

@@ -17,6 +17,9 @@ import tyro
 from rlparse.errors import ConfigError
 from rlparse_experiments.layered_config import (
     Dataclass,
+    Setting,
+    agent_file,
+    agent_names,
     apply_settings,
     changed_settings,
     preset_file,
@@ -37,10 +40,11 @@ def configure(
     description: str,
     defaults: C | None = None,
     preset: str | None = None,
+    agent: str | None = None,
     config_files: Sequence[Path] = (),
     more: Sequence[tuple[str, Any, Any]] = (),
 ) -> C:
-    """Fill a configuration: preset, then YAML files, then the options on the command line.
+    """Fill a configuration: preset, agent, then YAML files, then the options on the command line.
 
     Args:
         config_type: The dataclass; a field without a default has to come from one of the layers.
@@ -49,6 +53,7 @@ def configure(
         description: First paragraphs of the help.
         defaults: The lowest layer, where it is not the defaults of the fields.
         preset: Name of a preset.
+        agent: Name of an agent, a preset of its own.
         config_files: YAML files, a later one wins.
         more: (name, type, value) of options that were read ahead and only need a line in the help.
 
@@ -57,7 +62,11 @@ def configure(
         SystemExit: With code 0 after ``--help``; with code 2 when tyro refuses an option and has said why.
     """
     config = _with_open_fields(config_type) if defaults is None else defaults
-    for path in ([preset_file(preset)] if preset else []) + list(config_files):
+    for path in ([preset_file(preset)] if preset else []) + ([agent_file(agent)] if agent else []):
+        config = apply_settings(config, read_settings(path))
+    if agent:
+        config = apply_settings(config, [Setting(("agent", "system"), agent, "--agent")])
+    for path in config_files:
         config = apply_settings(config, read_settings(path))
     options_type = make_dataclass(
         "Options",
@@ -97,7 +106,7 @@ def read_train_options(
     config_of_run: Callable[[Path], C],
     changeable: Collection[str],
 ) -> tuple[C, Path | None]:
-    """Read the command line of ``train``: ``[PRESET] [--config FILE] [--resume RUN] [--any.field …]``.
+    """Read the command line of ``train``: ``[PRESET] [--agent NAME] [--config FILE] [--resume RUN] [--any.field …]``.
 
     Args:
         config_type: The dataclass of a run.
@@ -114,7 +123,7 @@ def read_train_options(
         ConfigError: An unknown preset or setting, a value of the wrong type, or a setting that a resumed
             run may not change.
     """
-    ahead, rest = _read_ahead(argv, prog, resume=True)
+    ahead, rest = _read_ahead(argv, prog, train=True)
     run: Path | None = ahead.resume
     preset = rest.pop(0) if rest and not rest[0].startswith("-") else None
     if run is None:
@@ -125,12 +134,14 @@ def read_train_options(
             prog=prog,
             description=description,
             preset=preset,
+            agent=ahead.agent,
             config_files=ahead.config,
-            more=[("preset", _PRESET, preset), ("resume", _RESUME, None)],
+            more=[("preset", _PRESET, preset), ("system", _AGENT, ahead.agent), ("resume", _RESUME, None)],
         )
         return config, None
-    if preset or ahead.config:
-        given = f"preset '{preset}'" if preset else f"--config {ahead.config[0]}"
+    if preset or ahead.agent or ahead.config:
+        given = f"preset '{preset}'" if preset else f"--config {ahead.config[0]}" if ahead.config else ""
+        given = given or f"--agent {ahead.agent}"
         raise ConfigError(f"--resume takes every setting from {run}; remove the {given}")
     before = config_of_run(run)
     config = configure(
@@ -154,6 +165,10 @@ _PRESET = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(metavar="PRESET", help=f"one of {', '.join(preset_names())}"),
 ]
+_AGENT = Annotated[
+    str | None,
+    tyro.conf.arg(name="agent", metavar="NAME", help=f"who learns: one of {', '.join(agent_names())}"),
+]
 _CONFIG = Annotated[
     tuple[Path, ...],
     tyro.conf.UseAppendAction,
@@ -174,12 +189,13 @@ def _with_open_fields(config_type: type[C]) -> C:
 
 
 def _read_ahead(
-    argv: Sequence[str], prog: str, *, resume: bool = False
+    argv: Sequence[str], prog: str, *, train: bool = False
 ) -> tuple[argparse.Namespace, list[str]]:
-    """Take ``--config``, ``--debug`` and, where it exists, ``--resume`` out of the arguments."""
+    """Take ``--config``, ``--debug`` and, of ``train``, ``--agent`` and ``--resume`` out of the arguments."""
     parser = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False, usage=f"{prog} [OPTIONS]")
     parser.add_argument("--config", type=Path, action="append", default=[])
-    if resume:
+    if train:
+        parser.add_argument("--agent")
         parser.add_argument("--resume", type=Path)
     parser.add_argument("--debug", action="store_true")
     return parser.parse_known_args(argv)

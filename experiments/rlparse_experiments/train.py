@@ -39,9 +39,10 @@ from rlparse_experiments.callbacks import (
 )
 from rlparse_experiments.config import TrainConfig
 from rlparse_experiments.curves import curves, sync
-from rlparse_experiments.evaluate import parse_records
+from rlparse_experiments.evaluate import parse_records, prediction_records
 from rlparse_experiments.parse_files import write_parses
 from rlparse_experiments.precision import matmul_precision
+from rlparse_experiments.prediction_files import predictions_of, write_predictions
 from rlparse_experiments.report.plots import plot_run
 from rlparse_experiments.report.tables import console, print_training_results
 from rlparse_experiments.run_folder import RunFolder, new_run, settings_record, task_of
@@ -76,7 +77,7 @@ class Training:
             resumed_at=None if checkpoint is None else int(checkpoint.facts["num_timesteps"]),
         )
         self.agent.set_logger(self.logger)
-        per_epoch = self.agent.order.batches_per_epoch
+        per_epoch = math.ceil(len(corpora.train) / config.agent.batch_size)
         self.total_iterations = max(1, math.ceil(config.agent.epochs * per_epoch))
         self.dev = DevEvaluation(
             corpora.dev,
@@ -106,6 +107,7 @@ class Training:
         states: dict[str, Any] = {
             "generator": agent.generator.get_state(),
             "torch": torch.get_rng_state(),
+            "learning": agent.learning_state(),
         }
         if torch.cuda.is_available():
             states["cuda"] = torch.cuda.get_rng_state_all()
@@ -124,12 +126,22 @@ class Training:
         save_checkpoint(
             self.folder.checkpoints,
             agent.n_iterations,
-            weights={"model": agent.model.state_dict(), "policy": agent.policy.state_dict()},
+            weights=self._weights(),
             states=states,
             facts=facts,
             keep=self.config.run.keep_checkpoints,
         )
         self._saved_at = agent.n_iterations
+
+    def _weights(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Give the weights to save: those that learn and, where it is another, the policy that is evaluated."""
+        agent = self.agent
+        assert agent.model is not None
+        weights = {"model": agent.model.state_dict(), "policy": agent.policy.state_dict()}
+        if agent.policy_average is not None:
+            with agent.evaluated_policy() as policy:
+                weights["policy_average"] = {k: v.clone() for k, v in policy.state_dict().items()}
+        return weights
 
     def _pending(self) -> dict[str, float]:
         """What was recorded since the last point of the curves."""
@@ -145,6 +157,7 @@ class Training:
         torch.set_rng_state(checkpoint.states["torch"])
         if torch.cuda.is_available() and "cuda" in checkpoint.states:
             torch.cuda.set_rng_state_all(checkpoint.states["cuda"])
+        agent.load_learning_state(checkpoint.states["learning"])
         agent.order.load_state_dict(facts["order"])
         agent.num_timesteps = int(facts["num_timesteps"])
         agent.n_iterations = int(facts["n_iterations"])
@@ -191,8 +204,12 @@ class Training:
             callbacks.init_callback(agent)
             try:
                 if agent.n_iterations < last:
-                    left = self.total_transitions() - agent.num_timesteps
-                    agent.learn(left, callback=callbacks, reset_num_timesteps=agent.n_iterations == 0)
+                    agent.learn(
+                        sys.maxsize - agent.num_timesteps,
+                        callback=callbacks,
+                        reset_num_timesteps=agent.n_iterations == 0,
+                        total_iterations=last,
+                    )
                 if agent.n_iterations < last:
                     self.save()
                     return interrupt.received
@@ -204,17 +221,6 @@ class Training:
                 raise NonFiniteLossError(self._diverged(error)) from error
             self.save()
             return None
-
-    def total_transitions(self) -> int:
-        """Give the number of transitions that the whole run takes: exact, since lengths fix it."""
-        agent = self.agent
-        order, lengths = agent.order, self.corpora.train.lengths
-        whole, rest = divmod(self.total_iterations, order.batches_per_epoch)
-        taken = whole * int((2 * lengths - 1).sum())
-        if rest:
-            batches = order.epoch_batches(whole)[:rest]
-            taken += int((2 * lengths[np.concatenate(batches)] - 1).sum())
-        return taken * agent.n_parses
 
     def _diverged(self, error: NonFiniteLossError) -> str:
         try:
@@ -245,16 +251,20 @@ class Training:
         """Write the parses and figures of the final weights on dev, and give the figures."""
         agent = self.agent
         measured, table = self.dev.latest or self.dev.evaluate()
-        write_parses(self.folder.dev_parses, parse_records(self.corpora.dev, measured.derivations))
+        dev = self.corpora.dev
+        if measured.derivations is not None:
+            write_parses(self.folder.dev_parses, parse_records(dev, measured.derivations))
+        write_predictions(predictions_of(self.folder.path), prediction_records(dev, measured.predicted))
         results = {
             "task": task_of(self.config),
+            "system": self.config.agent.system,
             "parser": self.config.parser.kind,
             "seed": self.config.seed,
             "dev_accuracy": measured.accuracy,
             "dev_cross_entropy": measured.cross_entropy,
             "dev_examples": len(self.corpora.dev),
             "train_examples": len(self.corpora.train),
-            "parses": table.as_json(),
+            "parses": None if table is None else table.as_json(),
             "history": self.dev.history,
             "iterations": agent.n_iterations,
             "transitions": agent.num_timesteps,

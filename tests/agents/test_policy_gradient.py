@@ -23,9 +23,11 @@ from rlparse.corpora.batching import Batch
 from rlparse.corpora.corpus import Corpus
 from rlparse.errors import NonFiniteLossError
 from rlparse.models.nli_model import NLIModel
+from rlparse_agents.estimator import Estimator
 from rlparse_agents.fixed import FixedTreePolicy
+from rlparse_agents.iteration import TransitionBar
 from rlparse_agents.policy import TrackerPolicy
-from rlparse_agents.policy_gradient import PolicyGradient, TransitionBar
+from rlparse_agents.policy_gradient import PolicyGradient
 from rlparse_envs import BranchingF1Reward, ShiftReduceEnv
 from rlparse_envs.rewards import AccuracyReward, Reward
 
@@ -174,7 +176,9 @@ def test_it_learns_without_a_baseline_too(word_salad):
         return right(batch, transitions) - 0.6
 
     agent = agent_of(
-        word_salad, centred, **(LEARNING | {"baseline": "none", "n_parses": 1, "batch_size": 64})
+        word_salad,
+        centred,
+        **(LEARNING | {"estimator": Estimator(baseline="none"), "n_parses": 1, "batch_size": 64}),
     )
     curve = iterate_and_read(agent, 25)
     assert np.mean(curve[-5:]) + 0.6 > 0.9
@@ -271,11 +275,11 @@ def test_a_policy_that_reads_the_encoder_is_judged_by_the_weights_that_made_its_
     seen = []
 
     class Watched(PolicyGradient):
-        def _policy_loss(self, batch, rollout, rewards):
+        def _weigh(self, examples, rollout, *rest):
             seen.append(weights_of(self.model))
             judged = self.policy.judge(rollout).distribution.log_prob(rollout.transitions)
             torch.testing.assert_close(judged, rollout.log_probs)
-            return super()._policy_loss(batch, rollout, rewards)
+            return super()._weigh(examples, rollout, *rest)
 
     model = model_of(pairs)
     env = ShiftReduceEnv(pairs, reward="accuracy", model=model)
@@ -398,7 +402,7 @@ def test_a_fixed_parser_trains_the_classifier_only(pairs, kind):
         ("gold_f1", False, None, OF_A_LEARNING_POLICY),
         ("gold_f1", True, None, OF_A_LEARNING_POLICY | OF_A_LEARNING_ENCODER),
         ("accuracy", True, True, OF_A_LEARNING_POLICY | OF_A_LEARNING_ENCODER),
-        ("accuracy", True, False, OF_A_LEARNING_POLICY),
+        ("accuracy", True, False, OF_A_LEARNING_POLICY | {"rollout/accuracy"}),
     ],
 )
 def test_what_is_logged_is_what_is_documented(pairs, reward, with_model, train_encoder, tags):
@@ -700,7 +704,7 @@ def test_what_an_iteration_measured_before_it_raised_is_forgotten(pairs):
         iterate(agent, 1)
     works, agent.encoder_optimizer = True, None
     iterate(agent, 1)
-    assert writer.points[0][1].keys() == ALWAYS | OF_A_LEARNING_POLICY
+    assert writer.points[0][1].keys() == ALWAYS | OF_A_LEARNING_POLICY | {"rollout/accuracy"}
 
 
 @pytest.mark.parametrize("whose", ["policy", "encoder"])
@@ -725,10 +729,9 @@ def test_a_gradient_that_is_not_finite_changes_no_weights(pairs, whose, bad):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"baseline": "critic"}, "unknown baseline 'critic'; known: leave_one_out, none"),
         ({"n_parses": 1}, "needs n_parses >= 2, got 1; raise n_parses or use baseline='none'"),
         ({"batch_size": 0}, "batch_size and n_parses must be at least 1, got 0 and 4"),
-        ({"n_parses": 0, "baseline": "none"}, "batch_size and n_parses must be at least 1, got 4 and 0"),
+        ({"n_parses": 0}, "batch_size and n_parses must be at least 1, got 4 and 0"),
         ({"train_encoder": True}, "train_encoder=True needs an environment with a model"),
         ({"policy": "MlpPolicy"}, "Policy MlpPolicy unknown"),
         (

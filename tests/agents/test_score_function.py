@@ -16,6 +16,7 @@ from rlparse import lockstep
 from rlparse.corpora.batching import Batch
 from rlparse.corpora.corpus import Corpus
 from rlparse_agents.baselines import BASELINES
+from rlparse_agents.estimator import Estimator
 from rlparse_agents.losses import policy_gradient_loss
 from rlparse_agents.policy import TrackerPolicy
 from rlparse_agents.policy_gradient import PolicyGradient
@@ -130,7 +131,11 @@ class Recorder(PolicyGradient):
 
     def gradient_of(self, batch: Batch, transitions: Tensor, rewards: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Loss and gradient for these parses and rewards."""
-        loss = self._policy_loss(batch, Rollout.of(batch.tokens, batch.lengths, transitions), rewards)
+        rollout = Rollout.of(batch.tokens, batch.lengths, transitions)
+        examples = Batch(*(field[:: self.n_parses] for field in batch))
+        judgement = self.policy.judge(rollout)
+        weighed = self._weigh(examples, rollout, judgement, rewards, None)
+        loss = self._loss_of_policy(weighed, judgement, examples)
         return loss.detach(), gradient_by_autograd(self.policy, loss)
 
 
@@ -167,7 +172,7 @@ def test_the_algorithm_follows_the_exact_gradient_of_a_reward_of_both_parses(
     make_recorder, baseline, n_parses
 ):
     """The reward depends on premise's and hypothesis's parse together; all pairs of such pairs are enumerated."""
-    agent = make_recorder(baseline=baseline, n_parses=n_parses, entropy_coef=0.0)
+    agent = make_recorder(estimator=Estimator(baseline=baseline), n_parses=n_parses, entropy_coef=0.0)
     joint = list(itertools.product(all_derivations(4), all_derivations(3)))
     rewards = random_rewards(len(joint))
 
@@ -233,7 +238,9 @@ def test_normalised_advantages_make_the_scale_of_rewards_irrelevant(make_recorde
     rewards = random_rewards(16)
     gradients = {}
     for normalise in (False, True):
-        agent = make_recorder(entropy_coef=0.0, normalise_advantages=normalise)
+        agent = make_recorder(
+            entropy_coef=0.0, estimator=Estimator(normaliser="batch_sd" if normalise else "none")
+        )
         batch, transitions = sampled(agent, pairs, 4)
         gradients[normalise] = [
             torch.cat([g.flatten() for g in agent.gradient_of(batch, transitions, scale * rewards)[1]])
@@ -248,7 +255,7 @@ def test_normalised_advantages_make_the_scale_of_rewards_irrelevant(make_recorde
 
 
 def test_equal_rewards_can_be_normalised(make_recorder, pairs):
-    agent = make_recorder(entropy_coef=0.0, normalise_advantages=True)
+    agent = make_recorder(entropy_coef=0.0, estimator=Estimator(normaliser="batch_sd"))
     batch, transitions = sampled(agent, pairs, 4)
     loss, gradient = agent.gradient_of(batch, transitions, torch.ones(16, dtype=torch.float64))
     assert loss.item() == 0.0

@@ -133,7 +133,7 @@ def cut_power(monkeypatch):
         (PolicyGradient, "_iterate", 4, "right after a point of the curves"),
         (PolicyGradient, "_iterate", 5, "right after an evaluation, between points, after a checkpoint"),
         (PolicyGradient, "_iterate", 6, "right after a checkpoint"),
-        (PolicyGradient, "_update_policy", 7, "when the encoder is a step ahead of the policy"),
+        (PolicyGradient, "_weigh", 7, "when the encoder is a step ahead of the policy"),
         (PolicyGradient, "dump_logs", 8, "after the step, before its point"),
         (callbacks.Checkpoints, "_on_rollout_end", 9, "before the checkpoint of an iteration that is done"),
         (callbacks.DevEvaluation, "evaluate", 10, "before the last evaluation"),
@@ -156,7 +156,7 @@ def test_two_power_cuts_change_no_number(runs, logic_run, cut_power):
     run = runs.folder / "run"
     cut_power(runs.options("run"), PolicyGradient, "_iterate", 5)
     cut_power(["train", "--resume", str(run)], PolicyGradient, "_iterate", 4)
-    cut_power(["train", "--resume", str(run)], PolicyGradient, "_update_policy", 8)
+    cut_power(["train", "--resume", str(run)], PolicyGradient, "_weigh", 8)
     assert main(["train", "--resume", str(run)]) == 0
     check_same_run(run, logic_run)
     assert [entry["iteration"] for entry in json.loads((run / "config.json").read_text())["continued"]] == [
@@ -219,7 +219,7 @@ def test_curves_are_on_the_disk_before_the_checkpoint_that_counts_on_them(runs, 
         {"parser.kind": "random"},
         {"parser.kind": "gold", "encoder.composition": "tree_rnn"},
         {"agent.reward": "log_likelihood", "encoder.tracker_size": 4, "encoder.schedule": "by_step"},
-        {"parser.reads": "encoder", "agent.normalise_advantages": True, "agent.baseline": "none"},
+        {"parser.reads": "encoder", "agent.normaliser": "batch_sd", "agent.baseline": "none"},
         {"run.log_interval": 1, "run.eval_interval": 1, "run.checkpoint_interval": 1},
         {"run.log_interval": 5, "run.eval_interval": 5, "run.checkpoint_interval": 5},
     ],

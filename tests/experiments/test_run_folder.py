@@ -63,12 +63,12 @@ EVERYTHING_ELSE = TrainConfig(
     seed=7,
     device="cpu",
     threads=2,
-    corpus=CorpusConfig("none", 1, 2, (3, 4), "dropped", 5, True, 6, 7, True, True, Path("cache")),
+    corpus=CorpusConfig("none", 1, 2, (3, 4), "dropped", 5, True, 6, 7, True, True, cache=Path("cache")),
     encoder=EncoderConfig(
-        "gated", layer_norm=False, schedule="by_step", glove=Path("glove.txt"), dropout=0.0
+        composition="gated", layer_norm=False, schedule="by_step", glove=Path("glove.txt"), dropout=0.0
     ),
     parser=ParserConfig("gold_or_right", reads="encoder", catalan_prior=False),
-    agent=AgentConfig("gold_f1", epochs=0.5, baseline="none", anneal=False),
+    agent=AgentConfig("a system", "gold_f1", epochs=0.5, baseline="none"),
     run=RunConfig(Path("elsewhere"), "name", progress=False),
 )
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from rlparse.checkpoint import load_checkpoint
 from rlparse.parse_scores import score_parses
+from rlparse_agents.examiner import Examiner
 from rlparse_agents.policy_gradient import PolicyGradient
 from rlparse_experiments import callbacks, train
 from rlparse_experiments.cli import main
@@ -122,7 +123,7 @@ def test_every_composition_trains_with_a_learning_parser(runs, composition, corp
         {"agent.reward": "log_likelihood"},
         {"agent.reward": "gold_f1"},
         {"agent.baseline": "none", "agent.n_parses": 1},
-        {"agent.normalise_advantages": True, "agent.anneal": False},
+        {"agent.normaliser": "batch_sd", "parser.rate_schedule": "constant"},
         {"parser.reads": "encoder", "parser.catalan_prior": False},
         {"encoder.tracker_size": 4, "encoder.schedule": "by_step"},
         {"encoder.layer_norm": "True", "encoder.weight_decay": 0.1, "parser.weight_decay": 0.1},
@@ -431,13 +432,14 @@ def test_an_absurd_learning_rate_ends_with_what_was_good(runs, capsys):
 
 
 def test_a_policy_that_diverges_keeps_the_checkpoint_before(runs, capsys, monkeypatch):
-    rewards = PolicyGradient._rewards
+    rewards, asked = Examiner.rewards, []
 
-    def broken(agent, batch, transitions, logits):
-        found = rewards(agent, batch, transitions, logits)
-        return found * float("nan") if agent.n_iterations == 7 else found
+    def broken(examiner, batch, transitions, logits):
+        asked.append(batch)
+        found = rewards(examiner, batch, transitions, logits)
+        return found * float("nan") if len(asked) == 8 else found
 
-    monkeypatch.setattr(PolicyGradient, "_rewards", broken)
+    monkeypatch.setattr(Examiner, "rewards", broken)
     run = runs.train("run", code=1)
     error = capsys.readouterr().err
     assert re.search(

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from rlparse.corpora.corpus import Corpus
 from rlparse.errors import RlparseError
+from rlparse_agents.fixed import FIXED_PARSERS
 from rlparse_experiments.config import AgentConfig, ParserConfig, RunConfig, TrainConfig
 from rlparse_experiments.evaluate import REPORTED, SHOWN_TREES, Measured, ParseTable
 from rlparse_experiments.report.trees import draw_samples, sample_sentences
@@ -27,6 +28,7 @@ TREE_OF_PARSER = {
     "right": "right",
     "balanced": "balanced_floor",
     "random": "uniform",
+    "random_per_epoch": "uniform",
     "gold": "gold",
 }
 """Which row of the table a run with a fixed parser belongs to."""
@@ -106,17 +108,20 @@ def print_training_results(
     """Print what a finished run has come to."""
     assert evaluation.latest is not None
     measured, table = evaluation.latest
-    accuracies = {"learned": measured.accuracy, **sibling_accuracies(config, folder)}
     out.print()
-    _print_table(out, table, accuracies, f"dev: {len(dev):,} examples", config.parser.kind)
-    others = "runs beside this one with the same data, encoder and seed"
-    if set(accuracies) == {"learned"}:
-        others = "run the same with --parser.kind gold, left, right, balanced or random"
-    _print_line(out, f"accuracy of other trees: {others}", style="dim")
-    _print_recall(out, table)
-    for sample in draw_samples(dev, measured.derivations, config.run.sample_trees, width=out.width):
-        out.print()
-        _print_line(out, sample)
+    if table is None or measured.derivations is None:
+        _print_accuracy(out, measured, f"dev: {len(dev):,} examples")
+    else:
+        accuracies = {"learned": measured.accuracy, **sibling_accuracies(config, folder)}
+        _print_table(out, table, accuracies, f"dev: {len(dev):,} examples", config.parser.kind)
+        others = "runs beside this one with the same data, encoder and seed"
+        if set(accuracies) == {"learned"}:
+            others = "run the same with --agent gold, left, right, balanced or random"
+        _print_line(out, f"accuracy of other trees: {others}", style="dim")
+        _print_recall(out, table)
+        for sample in draw_samples(dev, measured.derivations, config.run.sample_trees, width=out.width):
+            out.print()
+            _print_line(out, sample)
     minutes = results["seconds"] / 60
     out.print()
     _print_line(
@@ -125,12 +130,13 @@ def print_training_results(
         f"peak memory {results['peak_memory_gib']:.2f} GiB",
     )
     path = shlex.quote(str(folder.path))
-    example = " ".join(dev.sentence(*sample_sentences(dev, 1)[0]).tokens)
     _print_line(out, f"run:         {folder.path}")
     _print_line(out, f"picture:     {folder.picture}")
     _print_line(out, f"curves:      tensorboard --logdir {shlex.quote(str(folder.path.parent))}")
     _print_line(out, f"measure:     rlparse evaluate {path}")
-    _print_line(out, f"parse:       rlparse parse --run {path} {shlex.quote(example)}")
+    if table is not None:
+        example = " ".join(dev.sentence(*sample_sentences(dev, 1)[0]).tokens)
+        _print_line(out, f"parse:       rlparse parse --run {path} {shlex.quote(example)}")
 
 
 def print_evaluation(
@@ -138,7 +144,7 @@ def print_evaluation(
     path: Path,
     lines: Sequence[str],
     measured: Measured,
-    table: ParseTable,
+    table: ParseTable | None,
     damaged: Sequence[str],
 ) -> None:
     """Print what ``rlparse evaluate`` has measured."""
@@ -147,9 +153,22 @@ def print_evaluation(
     for line in lines:
         _print_line(out, line)
     config = RunFolder(path).config()
+    if table is None:
+        _print_accuracy(out, measured, str(path))
+        return
     _print_table(out, table, {"learned": measured.accuracy}, str(path), config.parser.kind)
     out.print(f"cross-entropy {measured.cross_entropy:.4f} nats, {measured.seconds:.1f} s", highlight=False)
     _print_recall(out, table)
+
+
+def _print_accuracy(out: Console, measured: Measured, title: str) -> None:
+    """Print what there is to say of an encoder that reads no trees."""
+    _print_line(out, title)
+    _print_line(
+        out,
+        f"accuracy {100 * measured.accuracy:.2f} %, cross-entropy {measured.cross_entropy:.4f} nats, "
+        f"{measured.seconds:.1f} s; this encoder reads no trees",
+    )
 
 
 def _print_table(
@@ -161,7 +180,7 @@ def _print_table(
         out,
         f"unlabelled F1 (%) against gold, by convention; {agreement}" if table.against_gold else agreement,
     )
-    learned = "learned" if parser == "tracker" else f"run: {parser}"
+    learned = f"run: {parser}" if parser in FIXED_PARSERS else "learned"
     out.print(parse_table(table, accuracies=accuracies, learned=learned))
     if table.against_gold:
         exact = "–" if table.exact is None else f"{100 * table.exact:.2f} %"

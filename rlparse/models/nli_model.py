@@ -260,10 +260,14 @@ class NLIModel(nn.Module):
             vectors = encoding.roots
         else:
             vectors = self.sequence(self.embedding(tokens), trace.lengths)
-        if self.hide_premise:
-            premises, hypotheses = vectors.chunk(2)
-            vectors = torch.cat((torch.zeros_like(premises), hypotheses))
-        return vectors
+        return self.shown(vectors)
+
+    def shown(self, vectors: Tensor) -> Tensor:
+        """Give what the head is shown of sentences' vectors, [R, D]: zeros for premises that are to be hidden."""
+        if not self.hide_premise:
+            return vectors
+        premises, hypotheses = vectors.chunk(2)
+        return torch.cat((torch.zeros_like(premises), hypotheses))
 
     def forward(self, batch: Batch, transitions: Tensor) -> Tensor:
         """Classify examples as parsed by ``transitions``.

@@ -249,7 +249,7 @@ def test_every_derivation_is_complete_and_legal(network, greedy):
 @each_network
 def test_every_choice_is_the_one_that_the_distribution_implies(network, temperature, catalan_prior):
     """SHIFT exactly where the uniform number is not above P(SHIFT), and log-probs of the rollout to match."""
-    policy = build(scale=0.5, catalan_prior=catalan_prior, **network)
+    policy = build(scale=0.4, catalan_prior=catalan_prior, **network)
     policy.temperature = temperature
     rng = torch.Generator().manual_seed(1)
     batch = plain_batch(
@@ -261,7 +261,7 @@ def test_every_choice_is_the_one_that_the_distribution_implies(network, temperat
     uniforms = torch.rand(11 * 240, generator=torch.Generator().manual_seed(3)).view(11, 240).t()
     implied = torch.where(uniforms <= judged.log_probs[..., SHIFT].exp(), 0, 1)
     assert torch.equal(rollout.transitions[judged.free], implied[judged.free])
-    assert 0.1 < rollout.transitions[judged.free].double().mean() < 0.9
+    assert 0.05 < rollout.transitions[judged.free].double().mean() < 0.95
 
 
 @pytest.mark.parametrize(

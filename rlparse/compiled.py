@@ -70,6 +70,10 @@ _TAKE_STEP = (
     *("actions", "lengths", "first", "tokens", "items", "beneath", "shifted"),
     *("rows", "pairs", "fronts", "tops", "stack_sizes", "buffer_sizes"),
 )
+_PLAY_BOUNDARIES = (
+    *("lengths", "words", "of_words", "of_kinds", "for_shift", "prior"),
+    *("thresholds", "hidden", "stack", "transitions", "odds"),
+)
 """What these functions call their tables, in order."""
 
 
@@ -139,6 +143,12 @@ class Kernels:
         library.take_step.restype = ctypes.c_int64
         library.add_rows.argtypes = [ctypes.c_int64] * 2 + [ctypes.c_void_p] * 3
         library.add_rows.restype = None
+        for name in ("read_boundaries", "read_boundaries_backward"):
+            function = getattr(library, name)
+            function.argtypes = [ctypes.c_int64] * 2 + [ctypes.c_void_p] * (5 + name.endswith("backward"))
+            function.restype = None
+        library.play_boundaries.argtypes = [ctypes.c_int64] * 4 + [ctypes.c_void_p] * 11
+        library.play_boundaries.restype = None
         self._library = library
 
     def lay_out(
@@ -184,6 +194,53 @@ class Kernels:
         self._library.add_rows(
             *rows.shape, _floats("table", table), _numbers("index", index), _floats("rows", rows)
         )
+
+    def read_boundaries(
+        self, of_words: Tensor, of_kinds: Tensor, rows: Tensor, kinds: Tensor, hidden: Tensor
+    ) -> None:
+        """Write hidden [S, H], the positive part of what words and kinds add: rows [S, 5] of one table, kinds [S]."""
+        self._library.read_boundaries(
+            *hidden.shape,
+            _floats("of_words", of_words),
+            _floats("of_kinds", of_kinds),
+            _numbers("rows", rows),
+            _numbers("kinds", kinds),
+            _floats("hidden", hidden),
+        )
+
+    def read_boundaries_backward(
+        self,
+        hidden: Tensor,
+        gradient: Tensor,
+        rows: Tensor,
+        kinds: Tensor,
+        of_words: Tensor,
+        of_kinds: Tensor,
+    ) -> None:
+        """Add to the gradients of both tables what that of hidden [S, H] makes of them."""
+        self._library.read_boundaries_backward(
+            *hidden.shape,
+            _floats("hidden", hidden),
+            _floats("gradient", gradient),
+            _numbers("rows", rows),
+            _numbers("kinds", kinds),
+            _floats("of_words", of_words),
+            _floats("of_kinds", of_kinds),
+        )
+
+    def play_boundaries(self, *tables: Tensor) -> None:
+        """Parse sentences with a network over boundaries.
+
+        Args:
+            tables: Those of the function in `kernels.c`, in its order; lengths, words, stack and transitions are int64.
+        """
+        whole = ("lengths", "words", "stack", "transitions")
+        pointers = [
+            (_numbers if name in whole else _floats)(name, table)
+            for name, table in zip(_PLAY_BOUNDARIES, tables, strict=True)
+        ]
+        (rows, columns), (_, hidden_size), (width, _) = (tables[k].shape for k in (1, 2, 5))
+        self._library.play_boundaries(rows, columns - 2, hidden_size, width, *pointers)
 
     def replay(
         self,

@@ -297,3 +297,83 @@ EXPORT void lay_out(int64_t R, int64_t N, int64_t L, int64_t n_keys, int64_t n_l
     }
     for (int64_t k = n_keys - 1; k > 0; k--) counts[k] -= counts[k - 1];
 }
+
+/* Boundaries: five words that are read of a parser's state, and one of 16 kinds of states. of_words [U, 5, H] is what
+ * every word adds to a hidden layer in each of five slots, of_kinds [16, H] what every kind adds; rows [S, 5] are rows of
+ * of_words by state, slots counted in. */
+static inline const float *share(const float *of_words, const int64_t *rows, int slot, int64_t H)
+{
+    return of_words + rows[slot] * H;
+}
+
+static inline void read_one(int64_t H, const float *of_words, const float *of_kinds, const int64_t *rows, int64_t kind,
+                            float *restrict hidden)
+{
+    const float *a = share(of_words, rows, 0, H), *b = share(of_words, rows, 1, H), *c = share(of_words, rows, 2, H);
+    const float *d = share(of_words, rows, 3, H), *e = share(of_words, rows, 4, H), *k = of_kinds + kind * H;
+#pragma omp simd
+    for (int64_t i = 0; i < H; i++) {
+        const float sum = a[i] + b[i] + c[i] + d[i] + e[i] + k[i];
+        hidden[i] = sum < 0.0f ? 0.0f : sum; /* NaN stays */
+    }
+}
+
+/* hidden [S, H]: the sums, where they are positive. */
+EXPORT void read_boundaries(int64_t S, int64_t H, const float *of_words, const float *of_kinds, const int64_t *rows,
+                            const int64_t *kinds, float *hidden)
+{
+    for (int64_t s = 0; s < S; s++) read_one(H, of_words, of_kinds, rows + 5 * s, kinds[s], hidden + s * H);
+}
+
+/* Add the gradients of what was summed, given that of hidden, to of_words and of_kinds. */
+EXPORT void read_boundaries_backward(int64_t S, int64_t H, const float *hidden, const float *gradient, const int64_t *rows,
+                                     const int64_t *kinds, float *of_words, float *of_kinds)
+{
+    for (int64_t s = 0; s < S; s++) {
+        const float *own = hidden + s * H, *from = gradient + s * H;
+        for (int slot = 0; slot < 6; slot++) {
+            float *restrict to = slot < 5 ? of_words + rows[5 * s + slot] * H : of_kinds + kinds[s] * H;
+#pragma omp simd
+            for (int64_t i = 0; i < H; i++) to[i] += own[i] <= 0.0f ? 0.0f : from[i];
+        }
+    }
+}
+
+/* Parse R sentences of at most N tokens. words [R, N + 2] are rows of of_words, those of nothing at and past both ends;
+ * for_shift [H] and prior [W, W], by sizes of stack and buffer, make the odds of SHIFT, which is taken where they are not
+ * below thresholds [T, R]. hidden [H] and stack [2 N] are room to work in. transitions [R, T] and odds [R, T] are written
+ * from each row's first step to its last, odds only where there is a choice. */
+EXPORT void play_boundaries(int64_t R, int64_t N, int64_t H, int64_t W, const int64_t *lengths, const int64_t *words,
+                            const float *of_words, const float *of_kinds, const float *for_shift, const float *prior,
+                            const float *thresholds, float *hidden, int64_t *stack, int64_t *transitions, float *odds)
+{
+    const int64_t T = 2 * N - 1;
+    int64_t *left = stack, *kind = stack + N; /* leftmost word of every item, 1 for a phrase + 2 if its right child is one */
+    for (int64_t r = 0; r < R; r++) {
+        const int64_t n = lengths[r], *word = words + r * (N + 2);
+        int64_t size = 0, front = 1;
+        for (int64_t t = 0; t < 2 * n - 1; t++) {
+            int shift = size < 2;
+            if (size >= 2 && front <= n) {
+                const int64_t top = size - 1, second = size - 2;
+                const int64_t places[5] = {left[second], left[top] - 1, left[top], front - 1, front};
+                int64_t rows[5];
+                for (int slot = 0; slot < 5; slot++) rows[slot] = word[places[slot]] + slot;
+                read_one(H, of_words, of_kinds, rows, kind[top] + 4 * kind[second], hidden);
+                float sum = prior[size * W + n + 1 - front];
+#pragma omp simd reduction(+ : sum)
+                for (int64_t i = 0; i < H; i++) sum += hidden[i] * for_shift[i];
+                odds[r * T + t] = sum;
+                shift = thresholds[t * R + r] <= sum;
+            }
+            transitions[r * T + t] = !shift;
+            if (shift) {
+                left[size] = front++;
+                kind[size++] = 0;
+            } else {
+                size--;
+                kind[size - 1] = 1 + 2 * (kind[size] & 1);
+            }
+        }
+    }
+}

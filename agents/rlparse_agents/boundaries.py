@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlparse.compiled import row_adder
+from rlparse.compiled import Kernels, gate_kernels
 from rlparse.models.layout import distinct_words
 
 N_WORDS = 5
@@ -147,25 +147,23 @@ class BoundaryReader(nn.Module):
         of_kinds = F.linear(bits.to(weight.dtype), of_bits, self.first.bias)
         return Shares(F.linear(vectors, by_slot).view(-1, hidden_size), of_kinds, words * N_WORDS)
 
-    def forward(self, tokens: Tensor, lengths: Tensor, read: Boundaries) -> Tensor:
+    def forward(self, tokens: Tensor, lengths: Tensor, seen: Boundaries) -> Tensor:
         """Give the first layer before each of some steps: [R, M, H] float.
 
         Args:
             tokens: [R, N] int64.
             lengths: [R] int64.
-            read: What is read before them.
+            seen: What is read before them.
         """
-        return self.look(self.shares(edged(tokens, lengths), lengths), read)
+        return self.look(self.shares(edged(tokens, lengths), lengths), seen)
 
-    def look(self, shares: Shares, read: Boundaries) -> Tensor:
+    def look(self, shares: Shares, seen: Boundaries) -> Tensor:
         """Give the first layer where the shares of words and kinds are known: [R, M, H] float."""
         of_words, of_kinds, words = shares
-        rows = words.gather(1, read.places.flatten(1)).view(-1, N_WORDS)
+        rows = words.gather(1, seen.places.flatten(1)).view(-1, N_WORDS)
         rows = rows + torch.arange(N_WORDS, device=rows.device)
-        total: Tensor = _SumOfRows.apply(  # type: ignore[no-untyped-call]
-            of_words, of_kinds, rows, read.kinds.flatten()
-        )
-        return total.relu().view(*read.kinds.shape, -1)
+        hidden: Tensor = _Read.apply(of_words, of_kinds, rows, seen.kinds.flatten())  # type: ignore[no-untyped-call]
+        return hidden.view(*seen.kinds.shape, -1)
 
     def _in_context(self, edged_tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Run the LSTM: [U, 2H] float, zeros first; and which of them stands in every column, [R, N + 2] int64."""
@@ -186,36 +184,52 @@ class BoundaryReader(nn.Module):
         return F.pad(vectors.flatten(0, 1), (0, 0, 1, 0)), words
 
 
-class _SumOfRows(torch.autograd.Function):
-    """`sum_of_rows` with gradient."""
+class _Read(torch.autograd.Function):
+    """`read` with gradient."""
 
     @staticmethod
-    def forward(ctx: Any, table: Tensor, other: Tensor, rows: Tensor, kinds: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, kinds)
-        ctx.sizes = len(table), len(other)
-        return sum_of_rows(table, other, rows, kinds)
+    def forward(ctx: Any, of_words: Tensor, of_kinds: Tensor, rows: Tensor, kinds: Tensor) -> Tensor:
+        hidden = read(of_words, of_kinds, rows, kinds)
+        ctx.save_for_backward(rows, kinds, hidden)
+        ctx.sizes = len(of_words), len(of_kinds)
+        return hidden
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, kinds = ctx.saved_tensors
-        of_table, of_other = (gradient.new_zeros(size, gradient.shape[1]) for size in ctx.sizes)
-        gradient, add_rows = gradient.contiguous(), row_adder(gradient)
-        for slot in rows.t().contiguous().unbind():
-            add_rows(of_table, slot, gradient)
-        add_rows(of_other, kinds, gradient)
-        return of_table, of_other, None, None
+        rows, kinds, hidden = ctx.saved_tensors
+        of_words, of_kinds = (gradient.new_zeros(size, gradient.shape[1]) for size in ctx.sizes)
+        kernels = kernels_for(gradient)
+        if kernels is not None:
+            kernels.read_boundaries_backward(hidden, gradient.contiguous(), rows, kinds, of_words, of_kinds)
+        else:
+            gradient = torch.where(hidden <= 0, 0.0, gradient)
+            for slot in rows.unbind(1):
+                of_words.index_add_(0, slot, gradient)
+            of_kinds.index_add_(0, kinds, gradient)
+        return of_words, of_kinds, None, None
 
 
-def sum_of_rows(table: Tensor, other: Tensor, rows: Tensor, kinds: Tensor) -> Tensor:
-    """Add rows of two tables, without gradient.
+def read(of_words: Tensor, of_kinds: Tensor, rows: Tensor, kinds: Tensor) -> Tensor:
+    """Add what words and kinds add, and take the positive part, without gradient.
 
     Args:
-        table: [P, H] float.
-        other: [16, H] float.
-        rows: [S, 5] int64. Rows of ``table``.
-        kinds: [S] int64. Row of ``other``.
+        of_words: [U * 5, H] float.
+        of_kinds: [16, H] float.
+        rows: [S, 5] int64. Rows of ``of_words``.
+        kinds: [S] int64.
 
     Returns:
         [S, H] float.
     """
-    return F.embedding_bag(rows, table, mode="sum").add_(other.index_select(0, kinds))
+    kernels = kernels_for(of_words)
+    if kernels is None:
+        return F.embedding_bag(rows, of_words, mode="sum").add_(of_kinds.index_select(0, kinds)).relu_()
+    hidden = of_words.new_empty(len(kinds), of_words.shape[1])
+    kernels.read_boundaries(of_words, of_kinds, rows, kinds, hidden)
+    return hidden
+
+
+def kernels_for(like: Tensor) -> Kernels | None:
+    """Give compiled functions for tensors like this one, where there are any."""
+    kernels = gate_kernels(like)
+    return kernels if isinstance(kernels, Kernels) else None

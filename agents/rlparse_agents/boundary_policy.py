@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rlparse import PAD
 from rlparse.corpora.batching import Batch
+from rlparse.lockstep import SHIFT
 from rlparse_agents.boundaries import BoundaryReader, boundaries, node_marks
 from rlparse_agents.boundary_sampling import PlayedBoundaries, play_boundaries
 from rlparse_agents.catalan_prior import with_catalan_prior
@@ -87,8 +89,10 @@ class BoundaryPolicy(LearningPolicy):
         """Parse every sentence of a batch and keep what an update needs; see `LearningPolicy.sample`."""
         played = self._play(batch, drawing(generator, self.device, self.temperature))
         rollout = Rollout.of(batch.tokens, batch.lengths, played.transitions)
-        distribution = MaskedDistribution(played.logits / self.temperature, rollout.trace.legal)
-        return rollout._replace(log_probs=distribution.log_prob(played.transitions))
+        for_chosen = torch.where(played.transitions == SHIFT, played.shift_odds, -played.shift_odds)
+        log_probs = F.logsigmoid(for_chosen / self.temperature)
+        free = rollout.trace.legal.all(2)
+        return rollout._replace(log_probs=log_probs.masked_fill_(~free, 0.0))
 
     def judge(self, rollout: Rollout) -> Judgement:
         """Give the distribution before every step of known derivations; see `LearningPolicy.judge`."""

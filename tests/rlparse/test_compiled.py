@@ -443,6 +443,34 @@ FUNCTIONS = {
         "grad_c": (M, D),
     },
     "add_rows": {"table": (5, D), "index": (M,), "rows": (M, D)},
+    "read_boundaries": {
+        "of_words": (5, D),
+        "of_kinds": (16, D),
+        "rows": (M, 5),
+        "kinds": (M,),
+        "hidden": (M, D),
+    },
+    "read_boundaries_backward": {
+        "hidden": (M, D),
+        "gradient": (M, D),
+        "rows": (M, 5),
+        "kinds": (M,),
+        "of_words": (5, D),
+        "of_kinds": (16, D),
+    },
+    "play_boundaries": {  # one sentence of two tokens
+        "lengths": (1,),
+        "words": (1, 4),
+        "of_words": (5, D),
+        "of_kinds": (16, D),
+        "for_shift": (D,),
+        "prior": (4, 4),
+        "thresholds": (3, 1),
+        "hidden": (D,),
+        "stack": (4,),
+        "transitions": (1, 3),
+        "odds": (1, 3),
+    },
     "replay": {  # one sentence of two tokens: SHIFT, SHIFT, REDUCE
         "transitions": (1, 3),
         "lengths": (1,),
@@ -484,20 +512,21 @@ FUNCTIONS = {
 }
 """Tables of each compiled function, in order, and shapes that fit each other."""
 
-INTEGERS = {"pairs", "index"}
+INTEGERS = {"pairs", "index", "kinds", "lengths", "words", "stack", "transitions"}
 
 
 def tables_of(function: str) -> dict[str, torch.Tensor]:
     def dtype(name: str) -> torch.dtype:
         if name == "legal":
             return torch.bool
-        vectors = "lstm" in function or function == "add_rows"
-        of_numbers = name in INTEGERS or (name == "rows" and function == "tree_lstm_backward")
+        vectors = "lstm" in function or "boundaries" in function or function == "add_rows"
+        of_numbers = name in INTEGERS or (name == "rows" and function != "add_rows")
         return torch.float32 if vectors and not of_numbers else torch.int64
 
     tables = {name: torch.zeros(shape, dtype=dtype(name)) for name, shape in FUNCTIONS[function].items()}
-    if function == "lay_out":
+    if function in ("lay_out", "play_boundaries"):
         tables["lengths"].fill_(2)
+    if function == "lay_out":
         tables["below"][..., 1] = 1
     return tables
 

@@ -45,7 +45,7 @@ def decode(
         how: ``greedy`` takes the likeliest decision at every step; ``beam`` keeps the n likeliest unfinished parses;
             ``sample`` takes the likeliest of n samples.
         n: Width of the beam, or number of samples.
-        generator: Source of randomness of samples.
+        generator: Source of randomness of samples, and of parsers that build random trees.
 
     Returns:
         [R, T] int64 derivations.
@@ -58,7 +58,7 @@ def decode(
     if how == "greedy":
         if n is not None:
             raise ValueError(f"how='greedy' finds one parse, got n={n}; leave n out, or use how='beam'")
-        return policy.derive(batch, greedy=True)
+        return policy.derive(batch, generator=generator, greedy=True)
     if n is None:
         raise ValueError(f"how={how!r} needs n, the number of parses to choose from; or use how='greedy'")
     if how == "beam":

@@ -321,7 +321,7 @@ class ParseConfig:
     width: int = 8
     """beam: its width; sample: parses to draw."""
     seed: int = 0
-    """Of sampled parses."""
+    """Of sampled parses and random trees."""
     device: str = "auto"
     """auto, cpu or cuda."""
     format: Literal["brackets", "tree", "jsonl"] = "brackets"

@@ -16,10 +16,12 @@ from rlparse.checkpoint import write_json
 from rlparse.corpora.batching import sequential_batches
 from rlparse.corpora.corpus import Corpus
 from rlparse.corpora.prefetch import Prefetcher
+from rlparse.errors import ConfigError
 from rlparse.models.nli_model import NLIModel
 from rlparse.parse_scores import LabelledPhrases, mean_depth, score_parses, trivial_trees
-from rlparse_agents.parsing_policy import ParsingPolicy
-from rlparse_experiments.assembly import evaluation_corpus, open_run
+from rlparse_agents.decoding import decode
+from rlparse_agents.parsing_policy import LearningPolicy, ParsingPolicy
+from rlparse_experiments.assembly import TrainedRun, evaluation_corpus, open_run
 from rlparse_experiments.config import EvaluateConfig
 from rlparse_experiments.parse_files import ParseRecord, write_parses
 from rlparse_experiments.precision import matmul_precision
@@ -58,16 +60,28 @@ class Measured(NamedTuple):
 
 
 def measure(
-    model: NLIModel, policy: ParsingPolicy, corpus: Corpus, *, batch_size: int = 256, seed: int = 0
+    model: NLIModel,
+    policy: ParsingPolicy,
+    corpus: Corpus,
+    *,
+    batch_size: int = 256,
+    seed: int = 0,
+    how: str = "greedy",
+    width: int | None = None,
 ) -> Measured:
-    """Parse greedily, classify, and keep the parses. Changes no generator but its own.
+    """Parse, classify, and keep the parses. Changes no generator but its own.
 
     Args:
         model: The classifier.
         policy: The parser.
         corpus: Bound to their vocabulary.
         batch_size: Examples at a time.
-        seed: Of random trees.
+        seed: Of random trees and sampled parses.
+        how: ``greedy``, ``beam`` or ``sample``; see `decode`.
+        width: Of the beam, or how many parses to sample.
+
+    Raises:
+        ValueError: The parser cannot be asked in that way.
     """
     start = time.perf_counter()
     generator = torch.Generator(device=model.device).manual_seed(seed)
@@ -85,7 +99,7 @@ def measure(
     with torch.no_grad(), Prefetcher(built) as batches:
         for indices, on_host in batches:
             batch = on_host.to(model.device)
-            transitions = policy.derive(batch, generator=generator, greedy=True)
+            transitions = decode(policy, batch, how, n=width, generator=generator)
             logits = model(batch, transitions)
             classes = logits.argmax(dim=1)
             correct += (classes == batch.labels).sum()
@@ -250,6 +264,24 @@ def prediction_records(corpus: Corpus, predicted: Sequence[int]) -> list[Predict
     return [Prediction(str(i), labels[right], labels[chosen]) for i, (right, chosen) in pairs]
 
 
+def decoding(how: str, width: int, run: TrainedRun) -> dict[str, Any]:
+    """Give the arguments ``how`` and ``width`` of `measure`, as `decode` wants them.
+
+    Raises:
+        ConfigError: The run's parser cannot be asked in that way, or the width is too small.
+    """
+    if how == "greedy":
+        return {}
+    if width < 1:
+        raise ConfigError(f"--width must be at least 1, got {width}")
+    if not isinstance(run.policy, LearningPolicy):
+        raise ConfigError(
+            f"--decode {how} ranks parses by their probability, and parser {run.config.parser.kind} of "
+            f"{run.folder.path} gives none; use --decode greedy"
+        )
+    return {"how": how, "width": width}
+
+
 def run_evaluate(config: EvaluateConfig) -> int:
     """Run ``rlparse evaluate``."""
     from rlparse_experiments.report.tables import console, print_evaluation
@@ -259,7 +291,14 @@ def run_evaluate(config: EvaluateConfig) -> int:
         run, config.data, split=config.split, skip_bad_lines=config.skip_bad_lines
     )
     with matmul_precision(config.precision or run.config.precision):
-        measured = measure(run.model, run.policy, corpus, batch_size=config.batch_size, seed=run.config.seed)
+        measured = measure(
+            run.model,
+            run.policy,
+            corpus,
+            batch_size=config.batch_size,
+            seed=run.config.seed,
+            **decoding(config.decode, config.width, run),
+        )
     table = None
     if measured.derivations is not None:
         table = ParseScorer(corpus, seed=run.config.seed).table(measured.derivations)

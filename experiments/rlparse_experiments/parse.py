@@ -13,9 +13,11 @@ from rlparse.corpora.batching import Batch
 from rlparse.corpora.tokenizer import tokenize
 from rlparse.errors import ConfigError
 from rlparse.vocabulary import Vocabulary
+from rlparse_agents.decoding import decode
 from rlparse_envs.rendering import bracketed
 from rlparse_experiments.assembly import TrainedRun, open_run
 from rlparse_experiments.config import ParseConfig
+from rlparse_experiments.evaluate import decoding
 from rlparse_experiments.precision import matmul_precision
 from rlparse_experiments.report.trees import tree_drawing
 
@@ -39,8 +41,23 @@ def words_of(sentence: str, vocabulary: Vocabulary) -> tuple[str, ...]:
     )
 
 
-def parse_sentences(run: TrainedRun, sentences: Sequence[Sequence[str]]) -> list[list[int]]:
-    """Parse tokenised sentences greedily; give one derivation each."""
+def parse_sentences(
+    run: TrainedRun,
+    sentences: Sequence[Sequence[str]],
+    *,
+    how: str = "greedy",
+    width: int | None = None,
+    seed: int = 0,
+) -> list[list[int]]:
+    """Parse tokenised sentences; give one derivation each.
+
+    Args:
+        run: Whose parser is asked.
+        sentences: Tokens.
+        how: ``greedy``, ``beam`` or ``sample``; see `decode`.
+        width: Of the beam, or how many parses to sample.
+        seed: Of sampled parses and random trees.
+    """
     lengths = torch.tensor([len(words) for words in sentences])
     rows, n_tokens = len(sentences), int(lengths.max())
     tokens = torch.zeros(rows, n_tokens, dtype=torch.int64)
@@ -49,8 +66,9 @@ def parse_sentences(run: TrainedRun, sentences: Sequence[Sequence[str]]) -> list
     zeros = torch.zeros(rows, dtype=torch.int64)
     gold = torch.full((rows, 2 * n_tokens - 1), PAD)
     batch = Batch(tokens, lengths, zeros, gold, zeros.bool(), zeros).to(run.model.device)
-    generator = torch.Generator(device=run.model.device).manual_seed(run.config.seed)  # of random trees
-    transitions = run.policy.derive(batch, generator=generator, greedy=True).tolist()
+    generator = torch.Generator(device=run.model.device).manual_seed(seed)
+    with torch.no_grad():
+        transitions = decode(run.policy, batch, how, n=width, generator=generator).tolist()
     return [row[: 2 * len(words) - 1] for row, words in zip(transitions, sentences, strict=True)]
 
 
@@ -62,6 +80,11 @@ def run_parse(config: ParseConfig) -> int:
         ConfigError: There is nothing to parse, or the run's parser cannot parse what was typed.
     """
     run = open_run(config.run, config.device)
+    if not run.model.reads_trees:
+        raise ConfigError(
+            f"{config.run} has an encoder that reads no trees (encoder.architecture "
+            f"{run.config.encoder.architecture}), and no parser; take a run with another --agent"
+        )
     if run.config.parser.kind == "gold":
         raise ConfigError(
             f"{config.run} has a gold parser, which builds the trees it is given, and typed sentences come with none; "
@@ -77,10 +100,11 @@ def run_parse(config: ParseConfig) -> int:
     if unknown:
         more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
         print(f"unknown words, read as <unk>: {' '.join(unknown[:20])}{more}", file=sys.stderr)
+    options = decoding(config.decode, config.width, run)
     for start in range(0, len(words), BATCH_SIZE):
         batch = words[start : start + BATCH_SIZE]
         with matmul_precision(run.config.precision):
-            derivations = parse_sentences(run, batch)
+            derivations = parse_sentences(run, batch, seed=config.seed, **options)
         for number, derivation in enumerate(derivations):
             print(_formatted(config.format, start + number, batch[number], derivation))
     return 0

@@ -159,6 +159,12 @@ def _train(argv: Sequence[str], prog: str) -> int:
     return run_train(config, resume=resume)
 
 
+def _seeds(argv: Sequence[str], prog: str) -> int:
+    from rlparse_experiments.seeds import run_seeds
+
+    return run_seeds(argv, prog)
+
+
 def _evaluate(argv: Sequence[str], prog: str) -> int:
     from rlparse_experiments.arguments import EvaluateArguments
     from rlparse_experiments.options import read_options
@@ -174,7 +180,10 @@ def _compare(argv: Sequence[str], prog: str) -> int:
     from rlparse_experiments.compare import CompareConfig, run_compare
     from rlparse_experiments.options import read_options
 
-    about = "Compare parses, from runs or files, with gold, with each other and with trivial trees."
+    about = (
+        "Compare runs, system by system over seeds, and parses, from runs or files, with gold, with each other "
+        "and with trivial trees."
+    )
     return run_compare(read_options(CompareConfig, argv, prog=prog, description=about))
 
 
@@ -238,8 +247,11 @@ ABOUT = "Train agents that build their own parses, rewarded by natural-language 
 
 COMMANDS = (
     Command("train", "train an agent: [PRESET] [--data FILES] [--any.field VALUE] [--resume RUN]", _train),
+    Command("seeds", "train with several seeds and compare: [PRESET] [--seeds N] [options of train]", _seeds),
     Command("evaluate", "measure a trained run on a corpus", _evaluate),
-    Command("compare", "compare parses of runs and files with gold, each other and trivial trees", _compare),
+    Command(
+        "compare", "compare systems over seeds, and parses with gold, each other and trivial trees", _compare
+    ),
     Command("parse", "parse sentences with a trained run", _parse),
     Command("data", "generate or inspect a corpus: listops, logic, inspect", _data),
     Command("bench", "measure throughput on this machine", _bench),

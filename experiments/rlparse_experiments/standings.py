@@ -38,6 +38,10 @@ FEW_RUNS = 5
 """With fewer runs than this, an interval over runs is told to be too narrow."""
 
 
+DIGITS = 12
+"""Figures that agree to so many digits are equal: sums of the same numbers in another order are."""
+
+
 class Summary(NamedTuple):
     """One figure of one system.
 
@@ -383,7 +387,7 @@ def _difference(
     a, b = ours.metrics[metric], theirs.metrics[metric]
     over_sentences = p = None
     if ours.name in drawn and theirs.name in drawn:
-        differences = drawn[ours.name] - drawn[theirs.name]
+        differences = np.round(drawn[ours.name] - drawn[theirs.name], DIGITS)
         over_sentences, p = percentile_interval(differences), two_sided_p(differences)
     return _compared(metric, ours.name, theirs.name, [(a, b)], over_sentences, p, n_draws, seed)
 
@@ -399,7 +403,7 @@ def _compared(
     seed: int,
 ) -> Difference:
     """Compare two systems over their runs on one task or several."""
-    scores = [(np.asarray(a.scores), np.asarray(b.scores)) for a, b in pairs]
+    scores = [(np.round(a.scores, DIGITS), np.round(b.scores, DIGITS)) for a, b in pairs]
     several = all(len(side) > 1 for pair in scores for side in pair)
     return Difference(
         metric,

@@ -19,8 +19,6 @@ SHOWN_PAIRS = 15
 NONE = "–"
 """What stands where there is no figure."""
 
-IN_WORDS = {"cross_entropy": "cross-entropy", "self_f1": "self-F1"}
-
 CSV_COLUMNS = ("task", "system", "metric", "runs", "mean", "sd", "iqm", "iqm_low", "iqm_high", "scores")
 CSV_DIFFERENCE_COLUMNS = (
     "task",
@@ -43,7 +41,7 @@ def title_of(metric: str) -> str:
     """Name a figure in words: ``f1_nyu`` is F1 nyu."""
     if metric.startswith("f1_"):
         return f"F1 {metric[3:]}"
-    return IN_WORDS.get(metric, metric)
+    return metric
 
 
 def is_share(metric: str) -> bool:
@@ -81,11 +79,10 @@ def all_tasks(standings: Standings) -> list[TaskStandings]:
 
 
 def _metrics(systems: Iterable[Standing]) -> list[str]:
-    """Return the figures that any system has, in the order of a table."""
-    found = {metric for standing in systems for metric in standing.metrics}
-    first = [metric for metric in ("accuracy", "cross_entropy") if metric in found]
-    f1 = list(dict.fromkeys(m for s in systems for m in s.metrics if m.startswith("f1_")))
-    return first + f1 + [metric for metric in ("depth", "minutes") if metric in found]
+    """Return the figures that any system has, in the order of a table; cross-entropy is left to the files."""
+    found = list(dict.fromkeys(metric for standing in systems for metric in standing.metrics))
+    f1 = [metric for metric in found if metric.startswith("f1_")]
+    return [metric for metric in ("accuracy", *f1, "depth", "minutes") if metric in found]
 
 
 def _heading(task: TaskStandings) -> str:
@@ -251,7 +248,7 @@ def standings_latex(standings: Standings) -> str:
     """Write a ``tabular`` of the systems, and one of the differences, for every task; they need booktabs."""
     lines = [r"% needs \usepackage{booktabs}; accuracy, F1 and differences in per cent"]
     for task in all_tasks(standings):
-        metrics = [metric for metric in _metrics(task.systems) if metric != "cross_entropy"]
+        metrics = _metrics(task.systems)
         conventions = list(dict.fromkeys(c for standing in task.systems for c in standing.self_f1))[:1]
         head = ["system", "runs", *map(title_of, metrics), *(f"self-F1 {c}" for c in conventions)]
         rows = []

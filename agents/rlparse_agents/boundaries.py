@@ -121,8 +121,9 @@ class BoundaryReader(nn.Module):
     def __init__(self, n_tokens: int, embedding_size: int, hidden_size: int, *, bilstm: bool) -> None:
         super().__init__()
         self.embedding = nn.Embedding(n_tokens, embedding_size, padding_idx=0)
-        self.bilstm = (
-            nn.LSTM(embedding_size, hidden_size, batch_first=True, bidirectional=True) if bilstm else None
+        # Two networks rather than one that goes both ways, which would begin at the padding.
+        self.bilstm = nn.ModuleList(
+            nn.LSTM(embedding_size, hidden_size, batch_first=True) for _ in range(2 if bilstm else 0)
         )
         self.width = 2 * hidden_size if bilstm else embedding_size
         self.first = nn.Linear(N_WORDS * self.width + N_BITS, hidden_size)
@@ -134,7 +135,7 @@ class BoundaryReader(nn.Module):
             edged_tokens: [R, N + 2] int64.
             lengths: [R] int64.
         """
-        if self.bilstm is None:
+        if not self.bilstm:
             types, words = distinct_words(edged_tokens, self.embedding.num_embeddings)
             vectors = self.embedding(types)
         else:
@@ -166,22 +167,22 @@ class BoundaryReader(nn.Module):
         return hidden.view(*seen.kinds.shape, -1)
 
     def _in_context(self, edged_tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the LSTM: [U, 2H] float, zeros first; and which of them stands in every column, [R, N + 2] int64."""
-        assert self.bilstm is not None
+        """Run the LSTM: [1 + U N, 2H] float, zeros first, and which of them stand in every column, [R, N + 2] int64."""
         # Parses of one sentence stand below each other; it is read once.
         is_new = F.pad((edged_tokens[1:] != edged_tokens[:-1]).any(1), (1, 0), value=True)
         sentence = is_new.cumsum(0) - 1  # [R]
-        tokens, lengths = edged_tokens[is_new, 1:-1], lengths[is_new]
-        packed = nn.utils.rnn.pack_padded_sequence(
-            self.embedding(tokens), lengths.cpu(), batch_first=True, enforce_sorted=False
-        )
-        vectors, _ = nn.utils.rnn.pad_packed_sequence(
-            self.bilstm(packed)[0], batch_first=True, total_length=tokens.shape[1]
-        )
-        n_columns = tokens.shape[1]
-        numbers = torch.arange(1, n_columns + 1, device=tokens.device) + n_columns * sentence.unsqueeze(1)
-        words = F.pad(torch.where(edged_tokens[:, 1:-1] > 0, numbers, 0), (1, 1))
-        return F.pad(vectors.flatten(0, 1), (0, 0, 1, 0)), words
+        tokens, ends = edged_tokens[is_new, 1:-1], lengths[is_new].unsqueeze(1)
+        n_tokens = tokens.shape[1]
+        number = torch.arange(n_tokens, device=tokens.device)
+        mirrored = (ends - 1 - number).clamp_min(0)  # [U, N]
+        ahead, _ = self.bilstm[0](self.embedding(tokens))
+        behind, _ = self.bilstm[1](self.embedding(tokens.gather(1, mirrored)))
+        mirrored = (
+            mirrored + n_tokens * torch.arange(len(tokens), device=tokens.device).unsqueeze(1)
+        ).flatten()
+        vectors = torch.cat((ahead.flatten(0, 1), behind.flatten(0, 1).index_select(0, mirrored)), dim=1)
+        words = torch.where(number < lengths.unsqueeze(1), 1 + number + n_tokens * sentence.unsqueeze(1), 0)
+        return F.pad(vectors, (0, 0, 1, 0)), F.pad(words, (1, 1))
 
 
 class _Read(torch.autograd.Function):

@@ -69,18 +69,14 @@ def lstm_step(weights: list[Tensor], x: Tensor, h: Tensor, c: Tensor) -> tuple[T
 def in_context(policy: BoundaryPolicy, tokens: list[int]) -> list[Tensor]:
     """What is read of every token: its embedding, or the BiLSTM's two hidden vectors, step by step."""
     embeddings = [policy.reader.embedding.weight[token] for token in tokens]
-    lstm = policy.reader.bilstm
-    if lstm is None:
+    if not policy.reader.bilstm:
         return embeddings
     found = []
-    for suffix, order in (("", 1), ("_reverse", -1)):
-        weights = [
-            getattr(lstm, f"{name}_l0{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        ]
+    for lstm, order in zip(policy.reader.bilstm, (1, -1), strict=True):
         h = c = embeddings[0].new_zeros(lstm.hidden_size)
         states = []
         for embedding in embeddings[::order]:
-            h, c = lstm_step(weights, embedding, h, c)
+            h, c = lstm_step(lstm.all_weights[0], embedding, h, c)
             states.append(h)
         found.append(states[::order])
     return [torch.cat(both) for both in zip(*found, strict=True)]
@@ -335,6 +331,23 @@ def test_single_precision_agrees_with_and_without_compiled_kernels(network, monk
         found.append((rollout.transitions, gradients))
     assert torch.equal(found[0][0], found[1][0])
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.gpu
+@each_network
+def test_parses_on_a_gpu_are_those_of_the_cpu(network):
+    policy, batch = build(scale=0.5, **network), plain_batch(EXAMPLES).repeat(4)
+    expected = policy.derive(batch, greedy=True)
+    rollout = policy.sample(batch)
+    on_cpu = policy.judge(rollout).distribution.log_probs.detach()
+    policy = policy.cuda()
+    assert torch.equal(policy.derive(batch.to("cuda"), greedy=True).cpu(), expected)
+    on_gpu = policy.sample(batch.to("cuda"), generator=torch.Generator(device="cuda").manual_seed(0))
+    judged = policy.judge(on_gpu).distribution.log_prob(on_gpu.transitions)
+    torch.testing.assert_close(judged, on_gpu.log_probs, rtol=0, atol=1e-5)
+    judged.sum().backward()
+    there = Rollout.of(batch.tokens.cuda(), batch.lengths.cuda(), rollout.transitions.cuda())
+    torch.testing.assert_close(policy.judge(there).distribution.log_probs.cpu(), on_cpu, rtol=0, atol=1e-5)
 
 
 # ----------------------------------------------------------------------------------- playing in the environment

@@ -585,3 +585,22 @@ def test_a_rollout_on_a_gpu_is_judged_as_it_was_sampled():
         optimizer.zero_grad()
         judged.sum().backward()
         optimizer.step()
+
+
+@pytest.mark.gpu
+def test_graphs_follow_a_temperature_without_being_captured_anew():
+    policy, batch = build(sampler="graph").cuda(), plain_batch(MIXED).repeat(32).to("cuda")
+    generator = torch.Generator(device="cuda").manual_seed(0)
+    policy.derive(batch, generator=generator)
+    captured = next(iter(policy._graphs._captured.values()))
+    for temperature in (0.3, 1.0, 4.0):
+        policy.temperature = temperature
+        rollout = policy.sample(batch, generator=generator)
+        judged = policy.judge(rollout).distribution
+        torch.testing.assert_close(
+            judged.log_prob(rollout.transitions), rollout.log_probs, rtol=1e-4, atol=1e-4
+        )
+        # What is sampled has the entropy of what is judged, up to chance.
+        surprise = -rollout.log_probs[judged.free].mean().item()
+        assert abs(surprise - judged.entropy()[judged.free].mean().item()) < 0.1
+    assert list(policy._graphs._captured.values()) == [captured]

@@ -25,7 +25,7 @@ from rlparse_experiments.layered_config import (
     settings_from_mapping,
 )
 
-COMMANDS = ("train", "evaluate", "compare", "parse", "data", "bench")
+COMMANDS = ("train", "seeds", "evaluate", "compare", "parse", "data", "bench")
 DATA_COMMANDS = ("listops", "logic", "inspect")
 
 
@@ -79,7 +79,7 @@ def test_no_command_is_bad_usage_and_shows_the_help(argv, capsys):
     [
         (
             ["trian"],
-            "rlparse: error: unknown command 'trian'; did you mean 'train'? (commands: train, evaluate,",
+            "rlparse: error: unknown command 'trian'; did you mean 'train'? (commands: train, seeds,",
         ),
         (
             ["data", "logics"],

@@ -22,19 +22,26 @@ def describe_parser(config: dict[str, Any]) -> str:
     kind = settings["parser"]["kind"]
     names = {
         "tracker": "learned (Tracker, policy gradient)",
+        "boundary": "learned (phrase boundaries, policy gradient)",
+        "easy_first": "learned (easy-first merges, policy gradient)",
+        "shared_tracker": "learned (the encoder's own Tracker)",
+        "gumbel": "learned (straight-through Gumbel)",
         "left": "left-branching",
         "right": "right-branching",
         "balanced": "balanced",
-        "random": "random (uniform over trees, drawn anew every time)",
+        "random": "random (uniform over trees, one for every sentence)",
+        "random_per_epoch": "random (uniform over trees, drawn anew every time)",
         "gold": "gold",
         "gold_or_right": "gold where there is one, else right-branching",
+        "none": f"no trees ({settings['encoder'].get('architecture', 'unknown encoder')})",
     }
+    system = settings["agent"].get("system", "")
     notes = []
     if settings["encoder"]["hide_premise"]:
         notes.append("hypothesis only")
     if settings["corpus"]["parsed_only"]:
         notes.append("parsed pairs only")
-    return "; ".join([names[kind], *notes])
+    return "; ".join([f"{system}: {names[kind]}" if system else names[kind], *notes])
 
 
 def results_table(runs: Sequence[Path]) -> list[str]:
@@ -50,14 +57,18 @@ def results_table(runs: Sequence[Path]) -> list[str]:
     for path in runs:
         folder = RunFolder(path)
         results, config = folder.read(folder.results_file), folder.read(folder.config_file)
-        parses = results["parses"]
+        parses = results.get("parses") or {
+            "against_gold": {},
+            "depth": {},
+        }  # of an encoder that reads no trees
         learned = parses["against_gold"].get("learned", {})
+        depth = parses["depth"].get("learned")
         cells = [
             describe_parser(config),
             f"{results['train_examples']:,}",
             f"{100 * results['dev_accuracy']:.2f}",
             *(f"{100 * learned[c]:.2f}" if c in learned else "–" for c in CONVENTIONS),
-            f"{parses['depth']['learned']:.2f}",
+            "–" if depth is None else f"{depth:.2f}",
             f"{config['settings']['agent']['epochs']:g}",
             str(results["seed"]),
             f"{results['seconds'] / 60:.1f}",
@@ -65,7 +76,8 @@ def results_table(runs: Sequence[Path]) -> list[str]:
         ]
         lines.append("| " + " | ".join(cells) + " |")
         tables.append(parses)
-    if tables and tables[0]["against_gold"]:
+    tables = [parses for parses in tables if parses["against_gold"]]
+    if tables:
         lines += ["", "Trivial trees against the same gold parses:", ""]
         lines += [
             "| trees | " + " | ".join(f"F1 ({c})" for c in CONVENTIONS) + " | depth |",

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from rlparse.lockstep import LockstepState
 from rlparse.trees import check_derivation
-from rlparse_agents.rollout import longest_first, roll_out, uniform_trees
-from slow_reference import PAD, all_derivations, random_derivation
+from rlparse_agents.rollout import longest_first, parser_sizes, roll_out, uniform_trees
+from slow_reference import PAD, REDUCE, SHIFT, all_derivations, padded, random_derivation
 
 CHI_SQUARE_999 = {4: 18.47, 13: 34.53, 41: 74.74}
 """99.9 % points of the chi-square distribution."""
@@ -105,3 +105,17 @@ def test_random_trees_of_any_lengths_in_any_order():
 def test_rows_are_drawn_independently():
     sampled = uniform_trees(torch.full((64,), 8), 8, torch.Generator().manual_seed(0))
     assert len(set(map(tuple, sampled.tolist()))) > 40
+
+
+def test_parser_sizes_are_counted_before_every_step():
+    rng = torch.Generator().manual_seed(0)
+    lengths = [1, 2, 5, 7]
+    transitions = padded([random_derivation(n, rng) for n in lengths])
+    shifted, stack_sizes = parser_sizes(transitions)
+    for row, n in enumerate(lengths):
+        tokens = size = 0
+        for step, transition in enumerate(transitions[row].tolist()):
+            assert (int(shifted[row, step]), int(stack_sizes[row, step])) == (tokens, size)
+            tokens += transition == SHIFT
+            size += {SHIFT: 1, REDUCE: -1, PAD: 0}[transition]
+        assert (tokens, size) == (n, 1)

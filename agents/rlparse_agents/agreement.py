@@ -49,6 +49,13 @@ def check_agreement(
         )
     if isinstance(policy, EncodingPolicy):
         _check_sharing(estimator, pacing, name, trains=trains)
+    elif not trains:
+        for option, given in (("warmup", pacing.warmup > 0), ("encoder_every", pacing.encoder_every > 1)):
+            if given:
+                raise ValueError(
+                    f"{option}={getattr(pacing, option)} is about an encoder that learns, and none does "
+                    f"(train_encoder=False, or an environment without a model); leave {option} out"
+                )
 
 
 def _check_imitation(policy: LearningPolicy | EncodingPolicy, corpus: Corpus, name: str) -> None:

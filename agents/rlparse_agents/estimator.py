@@ -92,6 +92,17 @@ class Estimator:
                 f"n_updates={self.n_updates} goes on with parses of an older policy, which objective='reinforce' takes "
                 "for the policy's own; use n_updates=1 or objective='ppo'"
             )
+        centred = ("leave_one_out", "group_mean")
+        if self.normaliser == "group_sd" and self.baseline not in (*centred, "step_value"):
+            raise ValueError(
+                f"normaliser='group_sd' divides by next to nothing where all parses of a group earn the same, and "
+                f"baseline={self.baseline!r} does not make their advantages 0; use baseline='group_mean' or another "
+                "normaliser"
+            )
+        if self.objective == "supervised" and self.kl_coef and self.kl_in == "reward":
+            raise ValueError(
+                "kl_in='reward' changes rewards, which objective='supervised' does not look at; use kl_in='loss'"
+            )
         self._check_steps()
 
     def _check_steps(self) -> None:

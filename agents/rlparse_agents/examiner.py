@@ -28,11 +28,6 @@ class Examiner:
         self.model = model
         self._from_logits: Callable[[Tensor, Tensor], Tensor] | None = getattr(reward, "from_logits", None)
 
-    @property
-    def asks_a_model(self) -> bool:
-        """Whether the reward reads nothing but logits."""
-        return self._from_logits is not None and self.model is not None
-
     def rewards(self, batch: Batch, transitions: Tensor, logits: Tensor | None) -> Tensor:
         """Reward one parse of each example.
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from rlparse.errors import CheckpointError
 
-BATCH_EPSILON = 1e-8
-"""Smallest standard deviation of a batch that is divided by; advantages that are all equal stay as they are."""
+BATCH_EPSILON = 1e-6
+"""A batch whose standard deviation is not above this share of its largest advantage is left as it is: its advantages
+are all equal, up to rounding, and dividing would blow them up."""
 
 GROUP_EPSILON = 1e-4
 """Added to a group's standard deviation, so that K rewards that differ by rounding alone are not blown up to size 1."""
@@ -28,7 +29,7 @@ def leave_as_they_are(advantages: Tensor) -> Tensor:
 def batch_sd(advantages: Tensor) -> Tensor:
     """Divide by the standard deviation over the whole batch.
 
-        A' = A / max(sd(A), 1e-8)
+        A' = A / sd(A),   or A where all advantages are equal
 
     The mean is left alone: subtracting it would put a sample's own return into its baseline. One number divides the
     whole batch; it depends on the samples, but less and less as the batch grows.
@@ -40,7 +41,11 @@ def batch_sd(advantages: Tensor) -> Tensor:
         Float of the same shape, without gradient.
     """
     advantages = advantages.detach()
-    return advantages / advantages.std(correction=0).clamp_min(BATCH_EPSILON)
+    if not advantages.numel():
+        return advantages
+    spread = advantages.std(correction=0)
+    equal = spread <= BATCH_EPSILON * advantages.abs().max()
+    return advantages / spread.masked_fill(equal, 1.0)
 
 
 def group_sd(advantages: Tensor) -> Tensor:

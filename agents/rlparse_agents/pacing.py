@@ -48,7 +48,8 @@ class Pacing:
     curriculum_competence: float = 0.8
 
     def __post_init__(self) -> None:
-        for name, least in (("warmup", 0), ("policy_every", 1), ("encoder_every", 1)):
+        bounds = {"warmup": 0, "policy_every": 1, "encoder_every": 1, "curriculum_step": 1}
+        for name, least in bounds.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.policy_every > 1 and self.encoder_every > 1:
@@ -58,6 +59,10 @@ class Pacing:
             )
         if not 0.0 <= self.policy_average < 1.0:
             raise ValueError(f"policy_average must be in [0, 1), got {self.policy_average}")
+        if not 0.0 <= self.curriculum_competence < 1.0:
+            raise ValueError(
+                f"curriculum_competence is an accuracy to get above, in [0, 1), got {self.curriculum_competence}"
+            )
         if self.curriculum not in get_args(CurriculumName):
             raise ValueError(
                 f"unknown curriculum {self.curriculum!r}; known: {', '.join(get_args(CurriculumName))}"

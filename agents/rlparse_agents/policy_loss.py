@@ -118,7 +118,7 @@ class PolicyLoss:
             "train/advantage_mean": judged.mean() if judged.numel() else returns.new_zeros(()),
             "train/advantage_std": judged.std(correction=0) if judged.numel() else returns.new_zeros(()),
         }
-        advantages = self._normalised(advantages, judged)
+        advantages = self._normalised(advantages, judged, distribution.free)
         if advantages.dim() == 2 and estimator.baseline != "step_value":
             advantages = spread_over_rows(advantages, n_rows)
         return Weighed(decisions, advantages, old, reference, expected), measured
@@ -145,8 +145,8 @@ class PolicyLoss:
         advantages = gae(rewards, values, free, gamma=estimator.gamma, lam=estimator.gae_lambda)
         return advantages, advantages + values
 
-    def _normalised(self, advantages: Tensor, judged: Tensor) -> Tensor:
-        """Scale advantages by what the normaliser makes of those that count."""
+    def _normalised(self, advantages: Tensor, judged: Tensor, free: Tensor) -> Tensor:
+        """Scale advantages by what the normaliser makes of those that count: all, or those of free decisions."""
         name = self.estimator.normaliser
         if name == "running_sd":
             scaled = self.running_sd.normalise(advantages)
@@ -154,10 +154,9 @@ class PolicyLoss:
             return scaled
         if advantages is judged:
             return NORMALISERS[name](advantages)
-        if name == "none" or not judged.numel():
-            return advantages
-        factor: Tensor = NORMALISERS[name](judged).norm() / judged.norm().clamp_min(1e-12)
-        return advantages * factor
+        scaled = torch.zeros_like(advantages)  # decisions that do not count have none
+        scaled[free] = NORMALISERS[name](judged)
+        return scaled
 
     def __call__(
         self, weighed: Weighed, judgement: Judgement, *, examples: Batch, entropy_coef: Tensor | float

@@ -32,11 +32,13 @@ from rlparse_agents.averaging import WeightAverage
 from rlparse_agents.boundary_policy import BoundaryPolicy
 from rlparse_agents.critics import SentenceCritic, StepCritic
 from rlparse_agents.curriculum import Curriculum
+from rlparse_agents.easy_first import EasyFirstPolicy
 from rlparse_agents.estimator import Estimator
 from rlparse_agents.examiner import Examiner
 from rlparse_agents.exploration import EntropyTarget
 from rlparse_agents.exploration import Schedule as ProgressSchedule
 from rlparse_agents.fixed import FixedTreePolicy, fixed_derivations
+from rlparse_agents.gumbel_policy import GumbelPolicy
 from rlparse_agents.iteration import Iteration, TransitionBar
 from rlparse_agents.optimizers import OptimizerName, make_optimizer
 from rlparse_agents.pacing import Pacing, difficulty_of
@@ -44,6 +46,7 @@ from rlparse_agents.parsing_policy import Encoded, EncodingPolicy, Judgement, Le
 from rlparse_agents.policy import TrackerPolicy
 from rlparse_agents.policy_loss import PolicyLoss, Weighed
 from rlparse_agents.rollout import Rollout
+from rlparse_agents.shared_tracker import SharedTrackerPolicy
 from rlparse_envs.rewards import ModelReward, Reward
 
 CRITIC_SIZE = 32
@@ -58,7 +61,6 @@ _OF_THE_LAST_UPDATE = (
     "train/approx_kl",
     "train/kl_reference",
     "train/value_loss",
-    "rollout/entropy",
 )
 """What says how far several updates went; the rest is said of the first one."""
 
@@ -108,6 +110,9 @@ class PolicyGradient(BaseAlgorithm):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "TrackerPolicy": TrackerPolicy,
         "BoundaryPolicy": BoundaryPolicy,
+        "EasyFirstPolicy": EasyFirstPolicy,
+        "SharedTrackerPolicy": SharedTrackerPolicy,
+        "GumbelPolicy": GumbelPolicy,
         "FixedTreePolicy": FixedTreePolicy,
     }
     policy: ParsingPolicy
@@ -254,9 +259,8 @@ class PolicyGradient(BaseAlgorithm):
         self.critic: SentenceCritic | StepCritic | None = None
         self.reference: LearningPolicy | None = None
         self.policy_average: WeightAverage | None = None
-        judges = (
-            isinstance(self.policy, LearningPolicy | EncodingPolicy) and estimator.objective != "supervised"
-        )
+        learns = isinstance(self.policy, LearningPolicy | EncodingPolicy) and self.policy.judges
+        judges = learns and estimator.objective != "supervised"
         if judges and estimator.baseline == "value":
             assert self.corpus.vocabulary is not None
             self.critic = SentenceCritic(
@@ -398,7 +402,8 @@ class PolicyGradient(BaseAlgorithm):
         else:
             rollout, rewards, logits, again = self._learn_apart(batch, examples)
         self._measure("rollout/reward", rewards.mean())
-        self._measure("rollout/depth", lockstep.mean_depth(rollout.trace).mean())
+        if self.model is None or self.model.reads_trees:
+            self._measure("rollout/depth", lockstep.mean_depth(rollout.trace).mean())
         self._measure("transitions", (2 * batch.lengths - 1).sum())
         measured = self._read_measured()
         taken = int(measured.pop("transitions"))
@@ -428,6 +433,9 @@ class PolicyGradient(BaseAlgorithm):
             The parses, their rewards [B * K], the logits, and what more updates of the policy need, if there are any.
         """
         warming = self.n_iterations < self.pacing.warmup
+        every = self.estimator.reference_every
+        if self.reference is not None and every and self.n_iterations and self.n_iterations % every == 0:
+            self.reference.load_state_dict(self.policy.state_dict())
         rollout = self._roll_out(batch, warming)
         vectors, logits = self._update_encoder(batch, rollout.trace)
         rewards = self.examiner.rewards(batch, rollout.transitions, logits)
@@ -514,9 +522,6 @@ class PolicyGradient(BaseAlgorithm):
         """Say what the rewards mean for every decision."""
         reference = None
         if self.reference is not None:
-            every = self.estimator.reference_every
-            if every and self.n_iterations and self.n_iterations % every == 0:
-                self.reference.load_state_dict(self.policy.state_dict())
             assert isinstance(self.policy, LearningPolicy)
             self.reference.temperature = self.policy.temperature
             with torch.no_grad():
@@ -557,13 +562,13 @@ class PolicyGradient(BaseAlgorithm):
         assert isinstance(self.policy, LearningPolicy)
         assert self.policy_optimizer is not None
         measured: dict[str, float] = {}
-        for _ in range(self.estimator.n_updates - 1):
+        for number in range(1, self.estimator.n_updates):
             self._due.clear()
             judgement = self.policy.judge(rollout)
             self._backward(
                 self.policy_optimizer, self._loss_of_policy(weighed, judgement, examples), "policy"
             )
-            measured = self._read_measured()
+            measured = self._read_measured(updated=number)
             self._step()
         return {tag: measured[tag] for tag in _OF_THE_LAST_UPDATE if tag in measured}
 
@@ -603,11 +608,14 @@ class PolicyGradient(BaseAlgorithm):
         """Put a number aside where it was computed, to be read with all others."""
         self._measured[tag] = value.detach()
 
-    def _read_measured(self) -> dict[str, float]:
+    def _read_measured(self, updated: int = 0) -> dict[str, float]:
         """Read all numbers of an iteration at once: a GPU is waited for once, instead of once for each.
 
         An iteration waits for it elsewhere only where what comes next depends on values: the replay and the layout of
         the derivations, and a batch's distinct words.
+
+        Args:
+            updated: Updates of the policy that this iteration has made before, for the error.
 
         Raises:
             NonFiniteLossError: A loss, or the norm of a gradient, is not finite.
@@ -615,17 +623,20 @@ class PolicyGradient(BaseAlgorithm):
         values = torch.stack([value.double() for value in self._measured.values()]).tolist()
         measured = dict(zip(self._measured, values, strict=True))
         self._measured.clear()
+        kept = "no weights were changed"
+        if updated:
+            kept = f"this was update {updated + 1} from the same parses, and those before it were made"
         for whose in ("encoder", "policy"):
             loss, norm = measured.pop(f"loss_{whose}", 0.0), measured.get(f"train/grad_norm_{whose}", 0.0)
             if not np.isfinite(loss):
                 raise NonFiniteLossError(
-                    f"the {whose}'s loss is {loss} at iteration {self.n_iterations}; no weights were "
-                    "changed. A smaller learning rate or max_grad_norm usually mends it"
+                    f"the {whose}'s loss is {loss} at iteration {self.n_iterations}; {kept}. "
+                    "A smaller learning rate or max_grad_norm usually mends it"
                 )
             if not np.isfinite(norm):
                 raise NonFiniteLossError(
-                    f"the norm of the {whose}'s gradient is {norm} at iteration {self.n_iterations}; no weights were "
-                    "changed. A smaller learning rate usually mends it"
+                    f"the norm of the {whose}'s gradient is {norm} at iteration {self.n_iterations}; {kept}. "
+                    "A smaller learning rate usually mends it"
                 )
         return measured
 

@@ -363,7 +363,7 @@ def open_run(path: Path, device: str = "auto") -> TrainedRun:
     space = SymbolicObserver(GameSize(1, n_sides, len(vocabulary))).space
     policy = PolicyGradient.policy_aliases[name](space, Discrete(2), **arguments).to(where)
     assert isinstance(policy, ParsingPolicy)
-    load_weights(checkpoint, model=model, policy=policy, averaged=config.pacing.policy_average > 0)
+    load_weights(checkpoint, model=model, policy=policy, averaged="policy_average" in checkpoint.weights)
     return TrainedRun(folder, config, vocabulary, labels, n_sides, model.eval(), policy, checkpoint)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from gymnasium import spaces
@@ -31,7 +31,8 @@ class EasyFirstPolicy(PlanningPolicy, LearningPolicy):
         P(merge p) = softmax_p (q . h(compose(x_p, x_{p + 1})))
 
     Embeddings, composition and query are its own, so that syntax and semantics keep apart. Several orders of merges
-    build one tree; a rollout's log-probabilities are of its order.
+    build one tree: a rollout's log-probabilities are of its order, and an untrained policy, which merges at random,
+    prefers trees that many orders build, the balanced ones.
 
     Reference: Choi, Yoo & Lee 2018, "Learning to Compose Task-Specific Tree Structures", for the parser; Havrylov,
     Kruszewski & Joulin 2019, "Cooperative Learning of Disjoint Syntax and Semantics", for it as a policy. They take
@@ -47,6 +48,8 @@ class EasyFirstPolicy(PlanningPolicy, LearningPolicy):
         composition: ``tree_rnn``, ``tree_lstm`` or ``gated``.
         leaf_lstm: Read the sentence from left to right by an LSTM, whose hidden vectors stand for the words then.
     """
+
+    chooses_transitions: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -135,10 +138,15 @@ class EasyFirstPolicy(PlanningPolicy, LearningPolicy):
         if self.leaf_lstm is None:
             types, words = distinct_words(tokens, self.embedding.num_embeddings)
             return self.embedding(types), words
+        # Several parses of a sentence stand side by side, and read the same.
+        rows, copies = torch.cat((lengths.unsqueeze(1), tokens), dim=1).unique_consecutive(
+            dim=0, return_inverse=True
+        )
+        lengths, tokens = rows[:, 0], rows[:, 1:]
         read, _ = self.leaf_lstm(self.embedding(tokens))
         is_token = torch.arange(tokens.shape[1], device=tokens.device) < lengths.unsqueeze(1)
         words = (is_token.flatten().cumsum(0) - 1).view(tokens.shape)
-        return real_tokens(read, lengths), words
+        return real_tokens(read, lengths), words[copies]
 
     @torch.no_grad()
     def _merge(self, batch: Batch, prefer: Prefer) -> Merging:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from gymnasium import spaces
@@ -41,6 +41,9 @@ class GumbelPolicy(PlanningPolicy, EncodingPolicy):
     Raises:
         ValueError: The model reads no trees, or its composition is fed by a tracker.
     """
+
+    chooses_transitions: ClassVar[bool] = False
+    judges: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -67,6 +67,7 @@ class LearningPolicy(ParsingPolicy):
         temperature: Sampled parses come from, and `judge` gives, the distribution of logits / temperature. The
             likeliest decision does not depend on it.
         chooses_transitions: Whether its decisions are transitions, so that it can imitate gold ones.
+        judges: Whether it learns by the score function; if not, the classifier's gradient is all it needs.
     """
 
     temperature: float = 1.0
@@ -101,7 +102,7 @@ class EncodingPolicy(ParsingPolicy):
     Attributes:
         temperature: As in `LearningPolicy`.
         chooses_transitions: As in `LearningPolicy`.
-        judges: Whether it learns by the score function; if not, the classifier's gradient is all it needs.
+        judges: As in `LearningPolicy`.
     """
 
     temperature: float = 1.0

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from rlparse import PAD
 from rlparse.errors import IllegalTransitionError
@@ -73,7 +72,7 @@ def derivations(merges: Tensor, lengths: Tensor) -> Tensor:
     ends = number.expand(rows, -1)
     reduces = torch.zeros_like(ends)  # [R, N] nodes that end with each token
     for k in range(n_inner):
-        place = merges[:, k : k + 1].clamp_max(n_inner - 1 - k)
+        place = merges[:, k : k + 1].clamp(0, n_inner - 1 - k)
         reduces.scatter_add_(1, ends.gather(1, place + 1), taken[:, k : k + 1])
         ends = torch.where(number[: n_inner - k] < place, ends[:, :-1], ends[:, 1:])
     n_steps = 2 * n_inner + 1
@@ -113,75 +112,82 @@ def lay_out_chart(merges: Tensor, lengths: Tensor, leaves: Tensor | None = None,
         leaves: [R, N] int64. Leaf that each token is; None gives every token one of its own, sentence by sentence.
         n_leaves: Of how many ``leaves`` speaks.
     """
-    rows, A = merges.shape
-    N, device = A + 1, merges.device
-    counts = lengths.unsqueeze(1) - 1
-    # Numbers in a sentence: tokens, first pairs, two pairs for every merge (left and right of its item), nothing.
-    nothing = N + 3 * A
-    number = torch.arange(nothing + 1, device=device)
-    is_token = number[:N] < lengths.unsqueeze(1)
-    items = torch.full((rows, N + 2), nothing, device=device)
-    items[:, 1:-1] = torch.where(is_token, number[:N], nothing)
-    pairs = torch.full((rows, A + 2), nothing, device=device)
-    pairs[:, 1:-1] = number[N : N + A]
-    heights = torch.zeros(rows, nothing + 1, dtype=torch.int64, device=device)
-    heights[:, N : N + A] = 1
-    sides = torch.tensor([0, 2], device=device)
-    before, made_of = [], []
-    for k in range(A):
-        before.append(F.pad(pairs[:, 1 : A + 1 - k], (0, k)))
-        place = merges[:, k : k + 1].clamp_max(A - 1 - k)
-        made = pairs.gather(1, place + 1)
-        items = torch.where(number[: items.shape[1] - 1] <= place + 1, items[:, :-1], items[:, 1:])
-        items.scatter_(1, place + 1, made)
-        pairs = torch.where(number[: pairs.shape[1] - 1] <= place, pairs[:, :-1], pairs[:, 1:])
-        first = N + A + 2 * k
-        pairs.scatter_(1, place + number[:2], number[first : first + 2].expand(rows, 2))
-        around = items.gather(1, place + sides)
-        below = torch.maximum(heights.gather(1, around), heights.gather(1, made))
-        heights[:, first : first + 2] = below.add_(1)
-        made_of.append(torch.cat((around[:, :1], made, made, around[:, 1:]), dim=1))
-    # Both pairs of every merge: [R, 2 A, 2], but where the item has no neighbour on that side.
-    children = torch.stack(made_of, dim=1).view(rows, 2 * A, 2) if A else items.new_empty(rows, 0, 2)
-    there = (children != nothing).all(2) & (number[: 2 * A] // 2 < counts)
-    tokens = _token_rows(is_token, leaves)
-    n_leaves = n_leaves if leaves is not None else int(lengths.sum())
+    (rows, A), device = merges.shape, merges.device
+    seen, children, heights = _walk(merges, lengths)
+    N, nothing = A + 1, heights.shape[1] - 1
+    number = torch.arange(N, device=device)
+    is_token, is_pair = number < lengths.unsqueeze(1), number[:A] < lengths.unsqueeze(1) - 1
+    if leaves is None:
+        tokens, n_leaves = (is_token.flatten().cumsum(0) - 1).view(rows, N), int(lengths.sum())
+    else:
+        tokens = leaves
     # Pairs of neighbouring tokens, each once.
-    is_pair = number[:A] < counts
     first_pairs = torch.stack((tokens[:, :-1][is_pair], tokens[:, 1:][is_pair]), dim=1)
     names = torch.arange(len(first_pairs), device=device)
     if leaves is not None:
         known, names = (first_pairs[:, 0] * n_leaves + first_pairs[:, 1]).unique(return_inverse=True)
         first_pairs = torch.stack((known // n_leaves, known % n_leaves), dim=1)
     # All others by height, lowest first.
+    there = (children != nothing).all(2)
     keys = torch.where(there, heights[:, N + A : nothing], nothing).flatten().sort(stable=True)
     others = int(there.sum())
     order = keys.indices[:others]
-    U, P = n_leaves, len(first_pairs) + others
-    numbers = torch.full((rows, nothing + 1), U + P, device=device)
-    numbers[:, :N] = torch.where(is_token, tokens, U + P)
-    numbers[:, N : N + A][is_pair] = names + U
-    later = torch.full((rows * 2 * A,), U + P, device=device)
-    later[order] = torch.arange(U + P - others, U + P, device=device)
+    begin = n_leaves + len(first_pairs)
+    end = begin + others
+    numbers = torch.full((rows, nothing + 1), end, device=device)
+    numbers[:, :N] = tokens
+    numbers[:, N : N + A][is_pair] = n_leaves + names
+    later = torch.full((rows * 2 * A,), end, device=device)
+    later[order] = torch.arange(begin, end, device=device)
     numbers[:, N + A : nothing] = later.view(rows, 2 * A)
-    ids = children.view(-1, 2)[order] + (order // max(2 * A, 1) * (nothing + 1)).unsqueeze(1)
-    seen = torch.stack(before, dim=1) if before else items.new_empty(rows, 0, 0)
+    row = order // max(2 * A, 1)
+    children = numbers[row.unsqueeze(1), children.view(-1, 2)[order]]
+    candidates = numbers.gather(1, seen.flatten(1)).view_as(seen)
     sizes = [len(first_pairs), *torch.bincount(keys.values[:others]).tolist()]
     return Chart(
-        children=torch.cat((first_pairs, numbers.flatten()[ids])),
+        children=torch.cat((first_pairs, children)),
         sizes=[size for size in sizes if size],
-        candidates=torch.where(
-            legal_merges(lengths, N), numbers.gather(1, seen.flatten(1)).view_as(seen), U + P
-        ),
-        n_leaves=U,
+        candidates=torch.where(legal_merges(lengths, N), candidates, end),
+        n_leaves=n_leaves,
     )
 
 
-def _token_rows(is_token: Tensor, leaves: Tensor | None) -> Tensor:
-    """Give the table row of every token, [R, N]; anything where there is none."""
-    if leaves is not None:
-        return leaves
-    return (is_token.flatten().cumsum(0) - 1).view(is_token.shape)
+def _walk(merges: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Follow merges and number what comes up, in every sentence by itself.
+
+    Numbers are: N tokens, A first pairs, two pairs for every merge (left and right of its item), nothing.
+
+    Returns:
+        The candidates before every merge, [R, M, A]; the two parts of both pairs of every merge, [R, 2 A, 2], of which
+        one is nothing where there is no such pair; and the heights of all, [R, N + 3 A + 1].
+    """
+    (rows, A), device = merges.shape, merges.device
+    N, nothing, counts = A + 1, 4 * A + 1, lengths.unsqueeze(1) - 1
+    number = torch.arange(nothing, device=device)
+    sides = torch.tensor([0, 2], device=device)
+    # One column before the first item and pair, and all after the last, are nothing.
+    items = torch.full((rows, N + 2), nothing, device=device)
+    items[:, 1:-1] = torch.where(number[:N] <= counts, number[:N], nothing)
+    pairs = torch.full((rows, A + 2), nothing, device=device)
+    pairs[:, 1:-1] = torch.where(number[:A] < counts, number[N : N + A], nothing)
+    heights = torch.zeros(rows, nothing + 1, dtype=torch.int64, device=device)
+    heights[:, N : N + A] = 1
+    seen = torch.full((rows, A, A), nothing, device=device)
+    children = torch.full((rows, A, 4), nothing, device=device)
+    for k in range(A):
+        seen[:, k, : A - k] = pairs[:, 1 : A + 1 - k]
+        place = merges[:, k : k + 1].clamp(0, A - 1 - k)
+        made = torch.where(k < counts, pairs.gather(1, place + 1), nothing)
+        items = torch.where(number[: N + 1 - k] <= place + 1, items[:, :-1], items[:, 1:])
+        items.scatter_(1, place + 1, made)
+        pairs = torch.where(number[: N - k] <= place, pairs[:, :-1], pairs[:, 1:])
+        first = N + A + 2 * k
+        pairs.scatter_(1, place + number[:2], number[first : first + 2].expand(rows, 2))
+        around = items.gather(1, place + sides)
+        below = torch.maximum(heights.gather(1, around), heights.gather(1, made))
+        heights[:, first : first + 2] = below.add_(1)
+        torch.cat((around[:, :1], made, made, around[:, 1:]), dim=1, out=children[:, k])
+    return seen, children.view(rows, 2 * A, 2), heights
 
 
 def merges_of(transitions: Tensor) -> Tensor:
@@ -197,10 +203,8 @@ def merges_of(transitions: Tensor) -> Tensor:
         [R, M] int64, M = (T - 1) / 2, and M after a row's end.
     """
     reduce = transitions == REDUCE
-    sizes = ((transitions == SHIFT).long() - reduce.long()).cumsum(
-        1
-    )  # after each step, one less than before a REDUCE
+    after = ((transitions == SHIFT).long() - reduce.long()).cumsum(1)  # stack sizes, a REDUCE took one off
     n_inner = transitions.shape[1] // 2
     columns = torch.where(reduce, reduce.cumsum(1) - 1, n_inner)
     merges = torch.full((len(transitions), n_inner + 1), n_inner, device=transitions.device)
-    return merges.scatter_(1, columns, torch.where(reduce, sizes - 1, n_inner))[:, :-1].contiguous()
+    return merges.scatter_(1, columns, torch.where(reduce, after - 1, n_inner))[:, :-1].contiguous()

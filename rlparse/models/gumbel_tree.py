@@ -209,6 +209,7 @@ class _Backward:
         of_scores, of_states = states.new_zeros(len(states)), torch.zeros_like(states)
         of_roots = F.pad(grad_roots, (0, size - len(self.query)))
         number = torch.arange(merged.merges.shape[1] + 1, device=states.device)
+        every = torch.arange(len(merged.order), device=states.device)
         steps = list(zip(merged.active, merged.keys, merged.items, merged.candidates, strict=True))
         grad = states.new_zeros(0, 1, size)
         for k in reversed(range(len(steps))):
@@ -218,7 +219,7 @@ class _Backward:
                 fresh = states.new_zeros(a - before, m, size)
                 fresh[:, 0] = of_roots[before:a]
                 grad = torch.cat((grad, fresh)) if before else fresh
-            place, rows = merged.merges[:a, k].unsqueeze(1), number.new_tensor(range(a))
+            place, rows = merged.merges[:a, k], every[:a]
             # Now `grad` is of the items after this merge, [a, m, state_size]. First of y, then of the scores.
             here = self._rows(states, items)
             copied_left, copied_right = (grad * here[:, :-1]).sum(2), (grad * here[:, 1:]).sum(2)
@@ -229,7 +230,6 @@ class _Backward:
             of_keys = p * (of_y - (p * of_y).sum(1, keepdim=True)) / temperature
             of_scores.index_add_(0, candidates.flatten(), of_keys.flatten())
             # Of the items before it: copies, parts of what was merged, and parts of what was scored.
-            place = place.squeeze(1)
             of_new = grad[rows, place]
             chosen = candidates[rows, place]
             of_states.index_add_(0, chosen, of_new)

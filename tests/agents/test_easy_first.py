@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor
 
+from rlparse.batched_trees import bracketing_f1, right_branching
 from rlparse.corpora.batching import Batch
 from rlparse.corpora.corpus import Corpus
 from rlparse.merges import derivations, merges_of
@@ -19,6 +20,7 @@ from rlparse.trees import check_derivation
 from rlparse_agents.decoding import beam_search, decode
 from rlparse_agents.easy_first import EasyFirstPolicy
 from rlparse_agents.incremental import IncrementalPolicy
+from rlparse_agents.losses import policy_gradient_loss
 from rlparse_agents.rollout import Rollout
 from rlparse_envs import BranchingF1Reward, ShiftReduceEnv
 from slow_merges import all_merges, derivation_of, merge_distributions, tree_of
@@ -232,6 +234,31 @@ def test_sentences_of_one_token_need_no_merge():
     assert rollout.actions.shape == rollout.log_probs.shape == (2, 0)
     assert policy.judge(rollout).distribution.legal.shape == (2, 0, 0)
     assert policy.derive(batch, greedy=True).tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize("leaf_lstm", [False, True])
+@pytest.mark.parametrize("sign", [1.0, 0.0])
+def test_it_learns_what_is_rewarded(leaf_lstm, sign):
+    """Right-branching trees; and without reward nothing."""
+    torch.manual_seed(0)
+    policy = EasyFirstPolicy(
+        NO_SPACE, spaces.Discrete(2), n_tokens=7, embedding_size=8, hidden_size=16, leaf_lstm=leaf_lstm
+    )
+    optimizer = torch.optim.Adam(policy.parameters(), 2e-2)
+    rng = torch.Generator().manual_seed(0)
+    batch = plain_batch([[[1, 2, 3, 4, 5]], [[2, 6, 4, 1]]]).repeat(32)
+    right = right_branching(batch.lengths, 9)
+    for _ in range(60):
+        rollout = policy.sample(batch, generator=rng)
+        rewards = sign * bracketing_f1(rollout.transitions, right)
+        advantages = (rewards.view(2, 32) - rewards.view(2, 32).mean(1, keepdim=True)).flatten()
+        judged = policy.judge(rollout).distribution
+        loss = policy_gradient_loss(judged.log_prob(rollout.decisions), advantages, judged.free)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    found = bracketing_f1(policy.derive(batch, greedy=True), right).mean()
+    assert (found == 1.0) == (sign == 1.0)
 
 
 # ------------------------------------------------------------------------------------------------------- beams

@@ -87,9 +87,11 @@ def slow_chart(merges: list[int], leaves: list[int]) -> list[list[tuple]]:
 
 @pytest.mark.parametrize("shares", [False, True])
 @pytest.mark.parametrize("n_tokens", [6, 8])
-def test_the_chart_holds_every_candidate_where_it_says(shares, n_tokens):
+@pytest.mark.parametrize("rest", [-1, 99])
+def test_the_chart_holds_every_candidate_where_it_says(shares, n_tokens, rest):
     lengths, n_leaves = torch.tensor(LENGTHS), 3 if shares else sum(LENGTHS)
     merges = random_merges(LENGTHS, n_tokens, seed=n_tokens)
+    merges[torch.arange(n_tokens - 1) >= lengths.unsqueeze(1) - 1] = rest
     if shares:
         leaves = torch.randint(3, (len(LENGTHS), n_tokens), generator=torch.Generator().manual_seed(0))
         chart = lay_out_chart(merges, lengths, leaves, 3)

@@ -44,8 +44,9 @@ def slow_candidates(composition: Composition, embeddings: Tensor, words: Tensor)
 
 @pytest.mark.parametrize("name", COMPOSITIONS)
 @pytest.mark.parametrize("shares", [False, True])
-def test_candidates_and_gradients_are_those_of_one_sentence_at_a_time(name, shares):
-    composition, embeddings, words = build(name)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_candidates_and_gradients_are_those_of_one_sentence_at_a_time(name, shares, dtype, tolerance):
+    composition, embeddings, words = build(name, dtype)
     if shares:
         chart = lay_out_chart(MERGES, LENGTHS, words, N_WORDS)
         table = compose_chart(composition, chart, embeddings)
@@ -61,10 +62,10 @@ def test_candidates_and_gradients_are_those_of_one_sentence_at_a_time(name, shar
         for p, vector in enumerate(layer)
     ]
     fast, slow = (torch.stack(vectors) for vectors in zip(*pairs, strict=True))
-    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-12)
+    torch.testing.assert_close(fast, slow, rtol=0, atol=tolerance)
     weights, wanted = torch.randn_like(slow), [embeddings, *composition.parameters()]
     for_fast, for_slow = (torch.autograd.grad((x * weights).sum(), wanted) for x in (fast, slow))
-    torch.testing.assert_close(for_fast, for_slow, rtol=0, atol=1e-10)
+    torch.testing.assert_close(for_fast, for_slow, rtol=tolerance, atol=tolerance)
     assert not table[-1].any()
 
 

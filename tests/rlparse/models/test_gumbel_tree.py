@@ -19,14 +19,16 @@ LENGTHS = torch.tensor([3, 6, 1, 2, 6, 4, 5])
 N_WORDS = 5
 
 
-def build(name: str = "tree_lstm", seed: int = 0, **options) -> tuple[Composition, Tensor, Tensor, Tensor]:
+def build(
+    name: str = "tree_lstm", seed: int = 0, dtype: torch.dtype = torch.float64, **options
+) -> tuple[Composition, Tensor, Tensor, Tensor]:
     """A composition, a query, embeddings and words, in double precision with large random weights."""
     torch.manual_seed(seed)
-    composition = build_composition(name, 3, 4, **options).double()
+    composition = build_composition(name, 3, 4, **options).to(dtype)
     for parameter in composition.parameters():
         nn.init.normal_(parameter, std=0.6)
-    query = torch.randn(4, dtype=torch.float64).requires_grad_()
-    embeddings = torch.randn(N_WORDS, 3, dtype=torch.float64).requires_grad_()
+    query = torch.randn(4, dtype=dtype).requires_grad_()
+    embeddings = torch.randn(N_WORDS, 3, dtype=dtype).requires_grad_()
     return composition, query, embeddings, torch.randint(N_WORDS, (len(LENGTHS), 6))
 
 
@@ -41,7 +43,7 @@ class Noise:
     def __call__(self, scores: Tensor) -> Tensor:
         rows = self.order[: len(scores)]
         self.step += 1
-        return self.numbers[rows, self.step - 1, : scores.shape[1]]
+        return self.numbers[rows, self.step - 1, : scores.shape[1]].to(scores.dtype)
 
 
 def slow(composition, query, embeddings, words, numbers, temperature=1.0) -> tuple[Tensor, list[list[int]]]:
@@ -71,6 +73,21 @@ def test_values_and_gradients_are_the_published_ones(name, layer_norm, temperatu
     fast, exact = (torch.autograd.grad((x * weights).sum(), wanted) for x in (trees.roots, roots))
     torch.testing.assert_close(fast, exact, rtol=1e-9, atol=1e-10)
     assert all(gradient.any() for gradient in exact)
+
+
+def test_single_precision_gives_the_same():
+    """Where other kernels compute the gates."""
+    exact, query, embeddings, words = build(seed=3)
+    single = build(dtype=torch.float32)[0]
+    single.load_state_dict(exact.state_dict())
+    noise, found = Noise(), []
+    for composition, dtype in ((single, torch.float32), (exact, torch.float64)):
+        noise.step = 0
+        inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in (query, embeddings)]
+        trees = gumbel_trees(composition, *inputs, LENGTHS, words, noise=noise)
+        gradients = torch.autograd.grad(trees.roots.sum(), [*inputs, *composition.parameters()])
+        found.append([tensor.double() for tensor in (trees.roots, *gradients)])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=1e-4)
 
 
 def test_without_noise_the_best_are_merged():

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SHOWN_PAIRS = 15
-"""Pairs of systems in a terminal; of more, only those with the first system are shown."""
+"""Pairs of systems in a terminal; of more, only those with the first system, and two figures of each."""
 
 NONE = "–"
 """What stands where there is no figure."""
@@ -151,11 +151,12 @@ def _interval_table(task: TaskStandings) -> Table:
 
 
 def shown_differences(task: TaskStandings) -> tuple[Difference, ...]:
-    """Return the differences that fit a terminal: all, or those with the first system."""
+    """Return the differences that fit a terminal: all, or those with the first system in accuracy and one F1."""
     if len({(d.ours, d.theirs) for d in task.differences}) <= SHOWN_PAIRS:
         return task.differences
     first = task.differences[0].ours
-    return tuple(d for d in task.differences if first in (d.ours, d.theirs))
+    metrics = [metric for metric in _metrics(task.systems) if is_share(metric)][:2]
+    return tuple(d for d in task.differences if first in (d.ours, d.theirs) and d.metric in metrics)
 
 
 def _difference_table(task: TaskStandings) -> Table:

@@ -46,6 +46,7 @@ from rlparse_agents.parsing_policy import Encoded, EncodingPolicy, Judgement, Le
 from rlparse_agents.policy import TrackerPolicy
 from rlparse_agents.policy_loss import PolicyLoss, Weighed
 from rlparse_agents.rollout import Rollout
+from rlparse_agents.sb3_zip import require_trust
 from rlparse_agents.shared_tracker import SharedTrackerPolicy
 from rlparse_envs.rewards import ModelReward, Reward
 
@@ -702,6 +703,16 @@ class PolicyGradient(BaseAlgorithm):
         if self.curriculum is not None:
             self.curriculum.load_state_dict(state["curriculum"])
             self._admit()
+
+    @classmethod
+    def load(cls, path: Any, *arguments: Any, trusted: bool = False, **options: Any) -> Self:
+        """Load an agent from a zip file as Stable-Baselines3 does, once the caller has said that it can be trusted.
+
+        Raises:
+            ValueError: ``trusted`` is False; the message says why it has to be asked for.
+        """
+        require_trust(path, trusted=trusted)
+        return super().load(path, *arguments, **options)
 
     def _excluded_save_params(self) -> list[str]:
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,6 +62,8 @@ def load_zip(
         ValueError: ``trusted`` is False.
     """
     require_trust(path, trusted=trusted)
+    if "trusted" in inspect.signature(algorithm.load).parameters:  # PolicyGradient asks for itself
+        arguments = arguments | {"trusted": True}
     return algorithm.load(path, **arguments)
 
 

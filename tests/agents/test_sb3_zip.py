@@ -56,6 +56,9 @@ def test_agents_come_back_when_they_are_trusted(algorithm, pairs, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["agent.zip"]
     with pytest.raises(ValueError, match=REFUSAL):
         load_zip(algorithm, path)
+    if algorithm is PolicyGradient:
+        with pytest.raises(ValueError, match=REFUSAL):
+            PolicyGradient.load(path)
     loaded = load_zip(
         algorithm,
         path,

@@ -40,6 +40,7 @@ from rlparse_experiments.cli import COMMANDS, DATA_COMMANDS, main
 from rlparse_experiments.compare import CompareConfig
 from rlparse_experiments.config import BenchConfig, EvaluateConfig, ParseConfig, TrainConfig
 from rlparse_experiments.data import InspectData, ListOpsData, LogicData
+from rlparse_experiments.seeds import SeedsConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -51,12 +52,16 @@ PAGES = [
 SHELL = ("sh", "console")
 LANGUAGES = (*SHELL, "python", "text", "yaml", "json")
 
+TINY_RUN = (
+    "--device cpu --corpus.train-limit 40 --encoder.hidden-size 8 --encoder.mlp-size 8 "
+    "--parser.embedding-size 8 --parser.hidden-size 8 --parser.tracker-size 8 "
+    "--agent.epochs 0.2 --agent.batch-size 8 --agent.n-parses 2 --run.no-progress"
+)
+"""For training."""
+
 TINY = {
-    "rlparse train": (
-        "--device cpu --corpus.train-limit 40 --encoder.hidden-size 8 --encoder.mlp-size 8 "
-        "--parser.embedding-size 8 --parser.hidden-size 8 --parser.tracker-size 8 "
-        "--agent.epochs 0.2 --agent.batch-size 8 --agent.n-parses 2 --run.no-progress"
-    ),
+    "rlparse train": TINY_RUN,
+    "rlparse seeds": f"--seeds 2 --jobs 2 {TINY_RUN}",
     "rlparse train --resume": "--run.no-progress",
     "rlparse data listops": "--train-size 60 --test-size 20 --max-tokens 25",
     "rlparse data logic": "--draws 3000",
@@ -138,7 +143,7 @@ def tiny_options(words: list[str]) -> list[str]:
     if "--resume" in words:
         begins += " --resume"
     options = TINY.get(begins, "")
-    if begins == "rlparse train" and "--data" not in words:
+    if begins in ("rlparse train", "rlparse seeds") and "--data" not in words:
         options += f" {TINY_GENERATED}"
     return options.split()
 
@@ -325,9 +330,9 @@ def known_options() -> set[str]:
     """Return every long option of the command line, and of the programs that the pages name beside it."""
     found = {"--help", "--version", "--config", "--resume", "--debug", "--logdir"}
     configs = (TrainConfig, EvaluateConfig, CompareConfig, ParseConfig, ListOpsData, LogicData, InspectData)
-    for config in (*configs, BenchConfig):
+    for config in (*configs, BenchConfig, SeedsConfig):
         found |= set(options_of(config, ""))
-    return found | {"--strict", "--import-mode"}  # of mypy and pytest
+    return found | {"--agent", "--by", "--strict", "--import-mode"}  # of train, systems_page, mypy and pytest
 
 
 def options_of(config: type[Any], prefix: str) -> Iterator[str]:

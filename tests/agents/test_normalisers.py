@@ -53,6 +53,19 @@ def test_parses_that_are_equally_good_stay_at_zero(name):
     assert not NORMALISERS[name](torch.zeros(3, 4)).any()
 
 
+@pytest.mark.parametrize("value", [1.0, -0.3, 1e-5])
+@pytest.mark.parametrize("name", ["none", "batch_sd"])
+def test_parses_that_are_equally_far_from_the_baseline_are_not_blown_up(name, value):
+    """As where every parse of a batch earns 1, and the average of earlier batches was less."""
+    advantages = torch.ones(32, 4) - (1.0 - value)  # equal, but their mean is rounded
+    assert torch.equal(NORMALISERS[name](advantages), advantages)
+
+
+def test_batch_sd_takes_one_advantage_and_none():
+    assert NORMALISERS["batch_sd"](torch.tensor([[3.0]])).tolist() == [[3.0]]
+    assert NORMALISERS["batch_sd"](torch.zeros(0)).numel() == 0
+
+
 def test_rounding_noise_is_not_blown_up_by_group_sd():
     assert group_sd(1e-7 * random_advantages(3, 4)).abs().max() < 1e-2
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import LinearSchedule
 from torch import Tensor
@@ -22,7 +21,6 @@ from rlparse import lockstep
 from rlparse.corpora.batching import Batch
 from rlparse.corpora.corpus import Corpus
 from rlparse.errors import NonFiniteLossError
-from rlparse.models.nli_model import NLIModel
 from rlparse_agents.estimator import Estimator
 from rlparse_agents.fixed import FixedTreePolicy
 from rlparse_agents.iteration import TransitionBar
@@ -30,6 +28,7 @@ from rlparse_agents.policy import TrackerPolicy
 from rlparse_agents.policy_gradient import PolicyGradient
 from rlparse_envs import BranchingF1Reward, ShiftReduceEnv
 from rlparse_envs.rewards import AccuracyReward, Reward
+from small_agents import agent_of, iterate, model_of, recording, same_weights, weights_of
 
 ALWAYS = {
     "rollout/reward",
@@ -56,77 +55,6 @@ OF_A_LEARNING_ENCODER = {
     "train/learning_rate_encoder",
 }
 """Every tag that the agent records. `docs/metrics.md` defines each."""
-
-
-class Recording(KVWriter):
-    """Keeps what a logger would write."""
-
-    def __init__(self) -> None:
-        self.points: list[tuple[int, dict[str, Any]]] = []
-
-    def write(self, key_values, key_excluded, step=0):
-        self.points.append((step, dict(key_values)))
-
-    def close(self) -> None:
-        pass
-
-    def curve(self, tag: str) -> list[float]:
-        return [values[tag] for _, values in self.points]
-
-
-def model_of(corpus: Corpus, **options) -> NLIModel:
-    torch.manual_seed(0)
-    sizes = {"embedding_size": 8, "hidden_size": 8, "mlp_size": 16, "dropout": 0.1} | options
-    return NLIModel(len(corpus.vocabulary), len(corpus.labels), n_sides=corpus.n_sides, **sizes)
-
-
-def agent_of(
-    corpus: Corpus,
-    reward: str | Reward = "gold_f1",
-    *,
-    model: NLIModel | None = None,
-    policy: str | type = "TrackerPolicy",
-    policy_kwargs: dict[str, Any] | None = None,
-    **options,
-) -> PolicyGradient:
-    """A small agent on the CPU, of seed 0 unless told otherwise."""
-    if policy_kwargs is None:
-        policy_kwargs = {
-            "n_tokens": len(corpus.vocabulary),
-            "embedding_size": 8,
-            "hidden_size": 8,
-            "tracker_size": 8,
-        }
-    env = ShiftReduceEnv(corpus, reward=reward, model=model)
-    defaults = {"batch_size": 4, "seed": 0, "device": "cpu"}
-    return PolicyGradient(policy, env, policy_kwargs=policy_kwargs, **(defaults | options))
-
-
-def recording(agent: PolicyGradient) -> Recording:
-    """Let an agent log every iteration to memory only."""
-    writer = Recording()
-    agent.log_interval = 1
-    agent.set_logger(Logger(None, [writer]))
-    return writer
-
-
-def iterate(agent: PolicyGradient, n: int) -> PolicyGradient:
-    """Learn for n iterations."""
-
-    class StopAfter(BaseCallback):
-        def _on_step(self) -> bool:
-            return self.n_calls < n
-
-    return agent.learn(10**9, callback=StopAfter())
-
-
-def weights_of(module: torch.nn.Module | None) -> dict[str, Tensor]:
-    assert module is not None
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same_weights(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 # --------------------------------------------------------------------------------------------------- learning
@@ -605,7 +533,7 @@ def test_a_saved_agent_holds_its_weights_and_can_be_loaded(pairs, tmp_path, rewa
 
     other = model_of(pairs) if model is not None else None
     env = ShiftReduceEnv(pairs, reward=reward, model=other)
-    loaded = PolicyGradient.load(tmp_path / "agent.zip", env=env, device="cpu")
+    loaded = PolicyGradient.load(tmp_path / "agent.zip", env=env, device="cpu", trusted=True)
     assert same_weights(weights_of(loaded.policy), weights_of(agent.policy))
     if other is not None:
         assert same_weights(weights_of(other), weights_of(model))

@@ -65,12 +65,12 @@ def play_boundaries(
     table = lockstep.catalan_table(n_tokens, device=tokens.device)
     prior = (prior - table.to(prior.dtype) if catalan_prior else prior.expand(table.shape)).contiguous()
     n_steps = 2 * n_tokens - 1
-    thresholds = draw((n_steps, rows))
+    thresholds = draw((n_steps, rows)).to(for_shift.dtype)
     kernels = kernels_for(for_shift)
     if kernels is None or lstm is not None:
         return _play(shares, lengths, lstm, for_shift, prior, thresholds)
     transitions = torch.full((rows, n_steps), PAD, dtype=torch.int64)
-    shift_odds = torch.zeros(rows, n_steps)
+    shift_odds = for_shift.new_zeros(rows, n_steps)
     room = torch.empty_like(for_shift), torch.empty(2 * n_tokens, dtype=torch.int64)
     reading = lengths.contiguous(), shares.words, shares.of_words, shares.of_kinds, for_shift, prior
     kernels.play_boundaries(*reading, thresholds, *room, transitions, shift_odds)

@@ -1,6 +1,7 @@
 """The one object from which decisions are sampled and judged, so that sample, log-prob and entropy agree.
 
-`rlparse_agents.sampling` takes the same decisions in fewer operations; its tests hold it to this.
+`rlparse_agents.sampling` and `rlparse_agents.boundary_sampling` take the same decisions in fewer operations; their
+tests hold them to this.
 """
 
 from __future__ import annotations

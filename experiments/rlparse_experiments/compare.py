@@ -102,7 +102,8 @@ def compare_systems(
         CorpusError: A file is malformed, or files are not of the same sentences.
         CheckpointError: A run is damaged.
     """
-    from rlparse_experiments.standings import score_runs, stand
+    from rlparse_experiments.run_scores import score_runs
+    from rlparse_experiments.standings import stand
 
     runs = [read_run(path) for path in paths if is_run(path)]
     files = [path for path in paths if not is_run(path)]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from made_runs import made_settings
 from rlparse.errors import CheckpointError
+from rlparse_experiments.config import ParserKind
 from rlparse_experiments.report.plots import curve, plot_run, read_points
-from rlparse_experiments.report.results_page import main, results_table
+from rlparse_experiments.report.results_page import describe_parser, main, results_table
 
 
 def edited(run: Path, folder: Path, **changes: object) -> Path:
@@ -40,6 +44,15 @@ def test_trivial_trees_stand_below(logic_run):
     scores = json.loads((logic_run / "results.json").read_text())["parses"]["against_gold"]["right"]
     row = next(line for line in lines if line.startswith("| right |"))
     assert row.startswith(f"| right | {100 * scores['nyu']:.2f} | {100 * scores['prpn']:.2f} |")
+
+
+@pytest.mark.parametrize("kind", get_args(ParserKind))
+def test_every_parser_is_described_in_words(kind):
+    settings = made_settings(parser__kind=kind, encoder__hide_premise=True, corpus__parsed_only=True)
+    assert re.fullmatch(
+        r"[a-z][a-z ,'()A-Z-]+; hypothesis only; parsed pairs only", describe_parser({"settings": settings})
+    )
+    assert describe_parser({"settings": made_settings(agent__system="ppo")}).startswith("ppo: learned (")
 
 
 def test_an_unfinished_run_is_refused(logic_run, tmp_path):

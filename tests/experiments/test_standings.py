@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -376,3 +378,13 @@ def test_files_of_parses_are_systems_too(three):
 def test_draws_are_counted(three):
     with pytest.raises(ConfigError, match="--draws must be at least 1, got 0"):
         run_compare(CompareConfig(tuple(three), draws=0))
+
+
+def test_comparing_runs_needs_no_torch(three):
+    arguments = ["compare", *map(str, three), "--draws", "10"]
+    code = (
+        "import sys, rlparse_experiments.seeds; from rlparse_experiments.cli import main; "
+        f"code = main({arguments!r}); sys.exit(code or 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -15,10 +15,13 @@ from sb3_contrib.common.recurrent.policies import RecurrentMultiInputActorCritic
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 from torch import Tensor
+
+from rlparse_agents.sb3_features import TrackerFeatures
 
 MASK = "action_mask"
 """Where in the observation the legal actions are: [A], 1 where legal."""
@@ -148,10 +151,45 @@ class MaskedMultiInputLstmPolicy(RecurrentMultiInputActorCriticPolicy):
         }
 
 
+class TrackerLstmPolicy(MaskedMultiInputLstmPolicy):
+    """SPINN's Tracker for sb3-contrib: an LSTM over the next word and the two stack tops, with legal transitions alone.
+
+    A `MaskedMultiInputLstmPolicy` over `TrackerFeatures`, with an actor whose tree composition starts as it was
+    initialised.
+
+    Args:
+        observation_space: Of symbolic observations.
+        action_space: Of the parser.
+        lr_schedule: Of the learning rate.
+        features_extractor_class: Another view of the parser.
+        ortho_init: Draw all weights anew, orthogonal.
+        kwargs: As for ``MultiInputLstmPolicy``; ``features_extractor_kwargs`` are those of `TrackerFeatures`.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        *,
+        features_extractor_class: type[BaseFeaturesExtractor] = TrackerFeatures,
+        ortho_init: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            features_extractor_class=features_extractor_class,
+            ortho_init=ortho_init,
+            **kwargs,
+        )
+
+
 class MaskableRecurrentPPO(RecurrentPPO):
     """sb3-contrib's RecurrentPPO for policies that mask: PPO with an LSTM that never takes an illegal action.
 
-        agent = MaskableRecurrentPPO("MaskedMultiInputLstmPolicy", env)
+        agent = MaskableRecurrentPPO("TrackerLstmPolicy", env)
 
     The environment shows its masks in the observation, as the symbolic one of `ShiftReduceEnv` does; `VecActionMask`
     puts them there for others.
@@ -163,7 +201,8 @@ class MaskableRecurrentPPO(RecurrentPPO):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MaskedMultiInputLstmPolicy": MaskedMultiInputLstmPolicy
+        "MaskedMultiInputLstmPolicy": MaskedMultiInputLstmPolicy,
+        "TrackerLstmPolicy": TrackerLstmPolicy,
     }
 
     def _setup_model(self) -> None:

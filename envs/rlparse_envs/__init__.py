@@ -21,15 +21,21 @@ from rlparse_envs.shift_reduce import ShiftReduceEnv
 
 SHIFT_REDUCE_ID = "rlparse/ShiftReduce-v0"
 
-if SHIFT_REDUCE_ID not in gymnasium.registry:
-    gymnasium.register(
-        SHIFT_REDUCE_ID,
-        entry_point="rlparse_envs.shift_reduce:ShiftReduceEnv",
-        vector_entry_point="rlparse_envs.batched:ShiftReduceVectorEnv",
-    )
+SHIFT_REDUCE_FEATURES_ID = "rlparse/ShiftReduceFeatures-v0"
+"""The same with ``observation="features"``, for tools that know environments by their names alone."""
+
+for _id, _observation in ((SHIFT_REDUCE_ID, "symbolic"), (SHIFT_REDUCE_FEATURES_ID, "features")):
+    if _id not in gymnasium.registry:
+        gymnasium.register(
+            _id,
+            entry_point="rlparse_envs.shift_reduce:ShiftReduceEnv",
+            vector_entry_point="rlparse_envs.batched:ShiftReduceVectorEnv",
+            kwargs={"observation": _observation},
+        )
 
 __all__ = [
     "SHIFT_REDUCE_ID",
+    "SHIFT_REDUCE_FEATURES_ID",
     "ShiftReduceEnv",
     "ShiftReduceVectorEnv",
     "Reward",

@@ -19,6 +19,7 @@ from rlparse_agents.sb3_features import TrackerFeatures
 from rlparse_agents.sb3_masked_recurrent import (
     MaskableRecurrentPPO,
     MaskedMultiInputLstmPolicy,
+    TrackerLstmPolicy,
     VecActionMask,
 )
 from rlparse_envs import ShiftReduceEnv, ShiftReduceVectorEnv
@@ -175,6 +176,17 @@ def test_files_and_evaluation_are_intact(tmp_path):
         assert actions[0].tolist() == actions[1].tolist()
         observations, _, starts, infos = evaluation.step(actions[0])
         assert not any(info.get("n_illegal_actions", 0) for info in infos)
+
+
+def test_the_tracker_is_a_masked_lstm_over_its_features(tmp_path):
+    small = {"features_extractor_kwargs": TRACKER["features_extractor_kwargs"]}
+    agent = agent_of(parsers(), policy="TrackerLstmPolicy", **small).learn(96)
+    twin = agent_of(parsers(), policy="MaskedMultiInputLstmPolicy", **TRACKER).learn(96)
+    weights, others = agent.policy.state_dict(), twin.policy.state_dict()
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    agent.save(tmp_path / "agent.zip")
+    assert type(MaskableRecurrentPPO.load(tmp_path / "agent.zip").policy) is TrackerLstmPolicy
 
 
 @pytest.mark.parametrize("lstm", LSTMS)

@@ -299,7 +299,8 @@ def entropy_weight(agent: AgentConfig) -> float | Schedule | EntropyTarget:
         return Interpolated(agent.entropy_coef, agent.entropy_coef_end, over=agent.entropy_until)
     if agent.entropy == "target":
         target = Interpolated(agent.entropy_target, agent.entropy_target_end, over=agent.entropy_until)
-        return EntropyTarget(target, start=agent.entropy_coef)
+        start = agent.entropy_coef
+        return EntropyTarget(target, start=start, rate=agent.entropy_rate, lowest=start / 10)
     return agent.entropy_coef
 
 

@@ -193,13 +193,15 @@ class AgentConfig:
     entropy: Literal["constant", "scheduled", "target"] = "constant"
     """How the entropy's weight behaves; target: it rises while there is less entropy than entropy_target."""
     entropy_coef: float = 0.01
-    """Weight of the normalised entropy per free decision; target begins with it."""
+    """Weight of the normalised entropy per free decision; target begins with it and keeps a tenth of it at least."""
     entropy_coef_end: float = 0.0
     """scheduled: weight at the end."""
     entropy_target: float = 0.7
     """target: share of the greatest entropy, at the beginning."""
     entropy_target_end: float = 0.1
     """target: the same at the end."""
+    entropy_rate: float = 0.2
+    """target: how fast the weight's logarithm moves, per iteration and unit of missing entropy."""
     entropy_until: float = 0.8
     """scheduled, target: share of the run after which the end is reached."""
     temperature: Literal["constant", "linear", "sinusoidal"] = "constant"

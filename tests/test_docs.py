@@ -66,6 +66,7 @@ TINY = {
     "rlparse data listops": "--train-size 60 --test-size 20 --max-tokens 25",
     "rlparse data logic": "--draws 3000",
     "rlparse bench": "--quick",
+    "python -m rlparse_experiments.sb3_ppo": "--steps 1000",
 }
 """Options behind what the page has, so that a command takes a second."""
 
@@ -152,9 +153,10 @@ def run_module(words: list[str]) -> None:
     """Run ``python -m rlparse_experiments.…`` in this process."""
     assert words[1] == "-m", "python with -m and a module of the project is what this test can run"
     assert words[2].startswith("rlparse")
+    arguments = words[3:] + TINY.get(" ".join(words[:3]), "").split()
     out = io.StringIO()
     with redirect_stdout(out):
-        code = importlib.import_module(words[2]).main(words[3:])
+        code = importlib.import_module(words[2]).main(arguments)
     assert not code, f"exit code {code}\n{out.getvalue()[-2000:]}"
 
 

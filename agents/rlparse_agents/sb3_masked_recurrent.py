@@ -54,7 +54,7 @@ class MaskedMultiInputLstmPolicy(RecurrentMultiInputActorCriticPolicy):
         kwargs: As for ``MultiInputLstmPolicy``.
 
     Raises:
-        ValueError: Other spaces.
+        ValueError: Other spaces, or, when asked, a mask that holds other numbers than 0 and 1.
     """
 
     def __init__(
@@ -80,7 +80,14 @@ class MaskedMultiInputLstmPolicy(RecurrentMultiInputActorCriticPolicy):
     def _masked(self, observation: PyTorchObs) -> Iterator[None]:
         """Take note of what is legal while distributions are made for an observation."""
         assert isinstance(observation, dict)
-        legal = observation[MASK] > 0.5
+        mask = observation[MASK]
+        legal = mask == 1
+        neither = ~legal & (mask != 0)
+        if bool(neither.any()):
+            raise ValueError(
+                f"{MASK!r} must hold 0 and 1, got {mask[neither][0].item():g}; if VecNormalize changed it, let its "
+                "norm_obs_keys name the other parts of the observation"
+            )
         self._legal = legal | ~legal.any(dim=-1, keepdim=True)
         try:
             yield

@@ -13,7 +13,7 @@ from sb3_contrib.common.maskable.utils import get_action_masks
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from rlparse_agents.sb3_features import TrackerFeatures
 from rlparse_agents.sb3_masked_recurrent import (
@@ -284,6 +284,17 @@ def test_another_game_with_more_actions():
         actions, _ = agent.predict(seen)
         assert seen["action_mask"][np.arange(4), actions].all()
         seen, *_ = envs.step(actions)
+
+
+def test_normalised_masks_are_refused_and_others_stay_as_they_are():
+    envs = VecNormalize(parsers())
+    with pytest.raises(
+        ValueError, match=r"must hold 0 and 1, got .*; if VecNormalize changed it, .* norm_obs_keys"
+    ):
+        agent_of(envs).learn(96)
+    count = CountIllegal()
+    agent_of(VecNormalize(parsers(), norm_obs_keys=["length"])).learn(96, callback=count)
+    assert count.illegal == 0
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rlparse import checkpoint as checkpoint_module
 from rlparse.checkpoint import load_checkpoint
+from rlparse_agents import policy_gradient
 from rlparse_agents.policy_gradient import PolicyGradient
 from rlparse_experiments import callbacks, train
 from rlparse_experiments.cli import main
@@ -67,7 +69,9 @@ def check_same_run(run: Path, reference: Path) -> None:
         for key in MEASURED:
             del found[key]
     assert results[0] == results[1]
-    assert (run / "parses" / "dev.jsonl").read_bytes() == (reference / "parses" / "dev.jsonl").read_bytes()
+    files = ["predictions/dev.jsonl"] + ["parses/dev.jsonl"] * (results[0]["parses"] is not None)
+    for file in files:
+        assert (run / file).read_bytes() == (reference / file).read_bytes()
     check_same_events(run, reference)
 
 
@@ -220,6 +224,23 @@ def test_curves_are_on_the_disk_before_the_checkpoint_that_counts_on_them(runs, 
         {"parser.kind": "gold", "encoder.composition": "tree_rnn"},
         {"agent.reward": "log_likelihood", "encoder.tracker_size": 4, "encoder.schedule": "by_step"},
         {"parser.reads": "encoder", "agent.normaliser": "batch_sd", "agent.baseline": "none"},
+        {
+            "parser.kind": "boundary",
+            "parser.bilstm": True,
+            "parser.recurrent": True,
+            "agent.pairing": "crosswise",
+        },
+        {
+            "parser.kind": "easy_first",
+            "agent.objective": "ppo",
+            "agent.ratio": "tree",
+            "agent.baseline": "greedy",
+        },
+        {"parser.kind": "shared_tracker", "encoder.tracker_size": 4, "agent.baseline": "step_value"},
+        {"parser.kind": "gumbel", "agent.temperature": "linear", "agent.temperature_to": 0.5},
+        {"parser.kind": "none", "encoder.architecture": "gru", "encoder.composition": None},
+        {"parser.optimizer": "adadelta", "encoder.optimizer": "rmsprop", "encoder.rate_schedule": "cosine"},
+        {"parser.optimizer": "sgd", "agent.entropy": "scheduled", "agent.grad_norm": "max"},
         {"run.log_interval": 1, "run.eval_interval": 1, "run.checkpoint_interval": 1},
         {"run.log_interval": 5, "run.eval_interval": 5, "run.checkpoint_interval": 5},
     ],
@@ -231,6 +252,60 @@ def test_every_kind_of_run_goes_on_as_if_never_stopped(runs, cut_power, changes)
     cut_power(runs.options("run", changes), PolicyGradient, "_iterate", 7)
     assert main(["train", "--resume", str(run)]) == 0
     check_same_run(run, reference)
+
+
+AT_ONCE = {
+    "agent.entropy": "target",
+    "agent.temperature": "sinusoidal",
+    "agent.temperature_to": 2.0,
+    "agent.objective": "ppo",
+    "agent.n_updates": 2,
+    "agent.kl_coef": 0.1,
+    "agent.reference_every": 3,
+    "parser.learning_rate": 0.05,
+    "pacing.policy_average": 0.5,
+    "pacing.curriculum": "length",
+    "encoder.learning_rate": 0.02,
+    "pacing.curriculum_start": 2,
+    "pacing.curriculum_step": 1,
+    "pacing.curriculum_competence": 0.0,
+}
+"""Everything that an agent remembers between iterations, but for what excludes each other."""
+
+
+@pytest.mark.parametrize(
+    ("iteration", "changes"),
+    [
+        (4, AT_ONCE | {"agent.baseline": "value", "agent.normaliser": "running_sd"}),
+        (
+            8,
+            AT_ONCE | {"agent.baseline": "step_value", "agent.kl_in": "reward", "pacing.curriculum": "depth"},
+        ),
+        (7, AT_ONCE | {"agent.baseline": "moving_average", "pacing.warmup": 2, "pacing.policy_every": 2}),
+    ],
+    ids=["value", "step_value", "moving_average"],
+)
+def test_whatever_an_agent_remembers_goes_on_as_if_never_stopped(
+    runs, cut_power, monkeypatch, changes, iteration
+):
+    if changes["pacing.curriculum"] == "depth":
+        changes = changes | {"pacing.curriculum_start": 1}
+    soon = functools.partial(policy_gradient.Curriculum, memory=2)
+    monkeypatch.setattr(policy_gradient, "Curriculum", soon)
+    reference = runs.train("reference", changes)
+    run = runs.folder / "run"
+    cut_power(runs.options("run", changes), PolicyGradient, "_iterate", iteration)
+    before = load_checkpoint(run / "checkpoints").states["learning"]
+    assert main(["train", "--resume", str(run)]) == 0
+    check_same_run(run, reference)
+    after = load_checkpoint(run / "checkpoints").states["learning"]
+    assert (
+        before.keys()
+        == after.keys()
+        >= {"policy_loss", "reference", "policy_average", "curriculum", "entropy"}
+    )
+    assert [part for part in before if same_values(before[part], after[part])] in ([], ["policy_loss"])
+    assert after["curriculum"]["limit"] >= before["curriculum"]["limit"] > changes["pacing.curriculum_start"]
 
 
 def test_files_as_data_go_on_as_if_never_stopped(runs, cut_power, write_snli):

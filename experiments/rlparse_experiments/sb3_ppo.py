@@ -1,6 +1,6 @@
 """Stable-Baselines3's PPO learns to parse, taught by a classifier that learns beside it: a file to read downwards.
 
-    python -m rlparse_experiments.sb3_ppo                    # about a minute and a half
+    python -m rlparse_experiments.sb3_ppo                    # about a minute of one core
     python -m rlparse_experiments.sb3_ppo --steps 20000      # a first look
 
 Nobody shows the agent a tree. It parses little sums (ListOps: `[MAX 2 9 [MIN 4 7 ] 0 ]` is 9), a TreeLSTM composes what

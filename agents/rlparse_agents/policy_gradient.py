@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, Self
 
@@ -56,6 +56,9 @@ CRITIC_SIZE = 32
 
 _SEEDS_APART = 7919
 """A curriculum's stages draw their batches in orders that have nothing in common."""
+
+_OF_ENVIRONMENT = "the environment's model"
+"""Stands in a saved agent's ``policy_kwargs`` for the model, which belongs to the environment."""
 
 _OF_THE_LAST_UPDATE = (
     "train/clip_fraction",
@@ -245,6 +248,14 @@ class PolicyGradient(BaseAlgorithm):
         self.batches = BatchStream(corpus, self.order, repeats=self.n_parses, device=self.device)
 
     def _make_policy(self) -> ParsingPolicy:
+        for name, value in self.policy_kwargs.items():
+            if isinstance(value, str) and value == _OF_ENVIRONMENT:
+                self.policy_kwargs[name] = self.model
+            elif isinstance(value, NLIModel) and self.model is not None and value is not self.model:
+                raise ValueError(
+                    f"the policy's {name} is another model than the environment's own, which is the one that is "
+                    f"trained; pass the model of ShiftReduceEnv as policy_kwargs[{name!r}]"
+                )
         policy = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
@@ -704,6 +715,23 @@ class PolicyGradient(BaseAlgorithm):
             self.curriculum.load_state_dict(state["curriculum"])
             self._admit()
 
+    @property
+    def learned(self) -> _Learned:
+        """What `learning_state` gives, in the form in which Stable-Baselines3 saves and loads parts of an agent."""
+        return _Learned(self)
+
+    def save(
+        self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
+    ) -> None:
+        """Save the agent in a zip file as Stable-Baselines3 does; its model as weights, which are the environment's."""
+        given = self.policy_kwargs
+        if self.model is not None:
+            self.policy_kwargs = {k: _OF_ENVIRONMENT if v is self.model else v for k, v in given.items()}
+        try:
+            super().save(path, exclude, include)
+        finally:
+            self.policy_kwargs = given
+
     @classmethod
     def load(cls, path: Any, *arguments: Any, trusted: bool = False, **options: Any) -> Self:
         """Load an agent from a zip file as Stable-Baselines3 does, once the caller has said that it can be trusted.
@@ -730,11 +758,27 @@ class PolicyGradient(BaseAlgorithm):
             "policy_average",
             "policy_loss",
             "curriculum",
+            "_due",
+            "_measured",
         ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         optimizers = ["policy_optimizer"] if self.policy_optimizer is not None else []
-        parts = ["policy", *optimizers]
+        parts = ["policy", *optimizers, "learned"]
         if self.encoder_optimizer is not None:
             parts += ["model", "encoder_optimizer"]
         return parts, []
+
+
+class _Learned:
+    """`PolicyGradient.learning_state` as Stable-Baselines3 treats modules and optimisers."""
+
+    def __init__(self, agent: PolicyGradient) -> None:
+        self.agent = agent
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.agent.learning_state()
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        del strict
+        self.agent.load_learning_state(state)

@@ -525,7 +525,7 @@ def test_a_saved_agent_holds_its_weights_and_can_be_loaded(pairs, tmp_path, rewa
     iterate(agent, 3)
     agent.save(tmp_path / "agent.zip")
     names = zip_names(tmp_path / "agent.zip")
-    expected = {"policy.pth", "policy_optimizer.pth"}
+    expected = {"policy.pth", "policy_optimizer.pth", "learned.pth"}
     if model is not None:
         expected |= {"model.pth", "encoder_optimizer.pth"}
     assert expected == {name for name in names if name.endswith(".pth")} - {"pytorch_variables.pth"}

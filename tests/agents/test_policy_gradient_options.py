@@ -13,12 +13,14 @@ import torch
 from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
+from rlparse.corpora.corpus import Corpus
 from rlparse.errors import NonFiniteLossError
 from rlparse_agents.estimator import Estimator
 from rlparse_agents.exploration import EntropyTarget, Interpolated
 from rlparse_agents.pacing import Pacing
 from rlparse_agents.policy_gradient import PolicyGradient
 from rlparse_agents.rollout import Rollout
+from rlparse_envs import ShiftReduceEnv
 from small_agents import agent_of, iterate, model_of, recording, same_weights, weights_of
 
 # --------------------------------------------------------------------------------------------- several updates
@@ -352,3 +354,59 @@ def iterate_to(agent: PolicyGradient, n: int) -> None:
 
 def test_an_agent_without_options_remembers_only_its_losses(pairs):
     assert agent_of(pairs).learning_state().keys() == {"policy_loss"}
+
+
+@pytest.mark.parametrize(
+    "options", REMEMBERS, ids=["averages", "value", "step_value", "target", "curriculum"]
+)
+def test_a_zip_file_holds_what_it_remembers(pairs, tmp_path, options):
+    agent = agent_of(pairs, "accuracy", model=model_of(pairs), batch_size=2, **copy.deepcopy(options))
+    iterate(agent, 3)
+    agent.save(tmp_path / "agent.zip")
+    env = ShiftReduceEnv(pairs, reward="accuracy", model=model_of(pairs))
+    loaded = PolicyGradient.load(tmp_path / "agent.zip", env=env, device="cpu", trusted=True)
+    assert repr(loaded.learning_state()) == repr(agent.learning_state())
+    with agent.evaluated_policy() as policy:
+        averaged = weights_of(policy)
+    with loaded.evaluated_policy() as policy:
+        assert same_weights(averaged, weights_of(policy))
+    iterate(loaded, 1)
+
+
+SHARING: list[tuple[str, str, int]] = [
+    ("SharedTrackerPolicy", "model", 4),
+    ("GumbelPolicy", "model", 0),
+    ("TrackerPolicy", "encoder", 0),
+]
+
+
+def sharing(pairs: Corpus, policy: str, name: str, size: int) -> PolicyGradient:
+    model = model_of(pairs, tracker_size=size)
+    kwargs: dict[str, Any] = {name: model}
+    if policy == "TrackerPolicy":
+        kwargs |= {"n_tokens": len(pairs.vocabulary), "reads": "encoder", "tracker_size": 4}
+    return agent_of(pairs, "accuracy", model=model, policy=policy, policy_kwargs=kwargs)
+
+
+@pytest.mark.parametrize(("policy", "name", "size"), SHARING)
+def test_a_loaded_policy_reads_the_model_of_its_new_environment(pairs, tmp_path, policy, name, size):
+    agent = sharing(pairs, policy, name, size)
+    iterate(agent, 2)
+    agent.save(tmp_path / "agent.zip")
+    assert agent.policy_kwargs[name] is agent.model
+    model = model_of(pairs, tracker_size=size)
+    env = ShiftReduceEnv(pairs, reward="accuracy", model=model)
+    loaded = PolicyGradient.load(tmp_path / "agent.zip", env=env, device="cpu", trusted=True)
+    assert loaded.policy_kwargs[name] is loaded.model is model
+    assert same_weights(weights_of(model), weights_of(agent.model))
+    batch = pairs.batch(np.arange(4))
+    assert torch.equal(loaded.policy.derive(batch, greedy=True), agent.policy.derive(batch, greedy=True))
+    iterate(loaded, 1)
+    assert not same_weights(weights_of(model), weights_of(agent.model))
+
+
+@pytest.mark.parametrize(("policy", "name", "size"), SHARING)
+def test_a_policy_of_another_model_is_refused(pairs, policy, name, size):
+    kwargs = sharing(pairs, policy, name, size).policy_kwargs
+    with pytest.raises(ValueError, match=f"the policy's {name} is another model than the environment's own"):
+        agent_of(pairs, "accuracy", model=model_of(pairs), policy=policy, policy_kwargs=kwargs)

@@ -252,7 +252,7 @@ def average_over_free(values: Tensor, free: Tensor, *, average: Average = "decis
         counts = free.sum(1)
         return mean_over_free(sums / counts.clamp_min(1), counts > 0)
     if average == "constant":
-        return sums.mean() / values.shape[1]
+        return sums.mean() / max(values.shape[1], 1)  # merges of single tokens: there are none
     if average == "sum":
         return sums.mean()
     raise ValueError(f"unknown average {average!r}; known: {', '.join(AVERAGES)}")

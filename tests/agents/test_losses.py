@@ -139,6 +139,15 @@ def test_every_average_ignores_what_is_not_free(average):
 
 
 @pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_sentences_of_one_word_have_no_merges_to_learn_from(average, ratio):
+    log_probs, advantages, free = torch.zeros(3, 0), torch.ones(3), torch.zeros(3, 0, dtype=torch.bool)
+    assert policy_gradient_loss(log_probs, advantages, free, average=average).item() == 0.0
+    loss = clipped_loss(log_probs, log_probs, advantages, free, ratio=ratio, average=average)
+    assert loss.item() == 0.0
+
+
+@pytest.mark.parametrize("average", AVERAGES)
 def test_an_advantage_for_each_decision_weighs_it_alone(average):
     log_probs, _, free = random_case()
     torch.manual_seed(1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlparse.compiled import Kernels, gate_kernels
+from rlparse.models.cells import refuse_second_derivatives
 from rlparse.models.layout import distinct_words
 
 N_WORDS = 5
@@ -197,6 +198,7 @@ class _Read(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives()
         rows, kinds, hidden = ctx.saved_tensors
         of_words, of_kinds = (gradient.new_zeros(size, gradient.shape[1]) for size in ctx.sizes)
         kernels = kernels_for(gradient)

@@ -70,8 +70,8 @@ def refuse_second_derivatives() -> None:
     """Raise where backward is asked to be differentiable itself: that is when autograd leaves gradients on in it."""
     if torch.is_grad_enabled():
         raise NotImplementedError(
-            "the stack machine's backward is written by hand and has no derivative of its own: second derivatives "
-            "through a tree encoder (create_graph=True) are not there; differentiate only once"
+            "this backward is written by hand and has no derivative of its own: second derivatives through it "
+            "(create_graph=True) are not there; differentiate only once"
         )
 
 

@@ -333,6 +333,14 @@ def test_single_precision_agrees_with_and_without_compiled_kernels(network, monk
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-3)
 
 
+def test_second_derivatives_are_refused_rather_than_wrong():
+    policy, batch = build(), plain_batch(EXAMPLES)
+    rollout = policy.sample(batch, generator=torch.Generator().manual_seed(0))
+    log_probs = policy.judge(rollout).distribution.log_prob(rollout.transitions)
+    with pytest.raises(NotImplementedError, match="second derivatives"):
+        torch.autograd.grad(log_probs.sum(), list(policy.parameters()), create_graph=True)
+
+
 @pytest.mark.gpu
 @each_network
 def test_parses_on_a_gpu_are_those_of_the_cpu(network):

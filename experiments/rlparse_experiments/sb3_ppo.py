@@ -3,7 +3,7 @@
     python -m rlparse_experiments.sb3_ppo                    # about a minute of one core
     python -m rlparse_experiments.sb3_ppo --steps 20000      # a first look
 
-Nobody shows the agent a tree. It parses little sums (ListOps: `[MAX 2 9 [MIN 4 7 ] 0 ]` is 9), a TreeLSTM composes what
+Nobody shows the agent a tree. It parses little sums (ListOps: `[MAX 2 9 [MIN 4 7 ] 0 ]` is 9), an encoder composes what
 it built, a classifier says the value, and the log-probability of the right value is the reward.
 """
 

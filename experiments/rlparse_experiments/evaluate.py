@@ -39,6 +39,9 @@ SHOWN_TREES = {
 }
 """Trivial trees of every table and their names there; random is uniform over trees."""
 
+MAX_TOKENS = 1 << 15
+"""Padded size of a batch, so that sentences of 900 tokens need no more memory than shorter ones."""
+
 
 class Measured(NamedTuple):
     """What a model and a parser do on a corpus.
@@ -75,7 +78,7 @@ def measure(
         model: The classifier.
         policy: The parser.
         corpus: Bound to their vocabulary.
-        batch_size: Examples at a time.
+        batch_size: Examples at a time; fewer where they are long, see `MAX_TOKENS`.
         seed: Of random trees and sampled parses.
         how: ``greedy``, ``beam`` or ``sample``; see `decode`.
         width: Of the beam, or how many parses to sample.
@@ -90,11 +93,12 @@ def measure(
     correct = torch.zeros((), dtype=torch.int64, device=model.device)
     loss = torch.zeros((), dtype=torch.float64, device=model.device)
     n_sides = corpus.n_sides
+    max_tokens = max(1, MAX_TOKENS // (width or 1))  # every parse that is looked at has its own rows
     derivations: list[list[int]] = [[] for _ in range(len(corpus) * n_sides)]
     predicted = [0] * len(corpus)
     built = (
         (indices.tolist(), corpus.batch(indices))
-        for indices in sequential_batches(corpus.lengths, batch_size)
+        for indices in sequential_batches(corpus.lengths, batch_size, max_tokens=max_tokens)
     )
     with torch.no_grad(), Prefetcher(built) as batches:
         for indices, on_host in batches:

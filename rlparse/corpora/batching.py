@@ -240,19 +240,33 @@ class BatchOrder:
         self.epoch, self.position = epoch, position
 
 
-def sequential_batches(lengths: npt.NDArray[np.integer], batch_size: int) -> Iterator[IntArray]:
+def sequential_batches(
+    lengths: npt.NDArray[np.integer], batch_size: int, *, max_tokens: int | None = None
+) -> Iterator[IntArray]:
     """Every example once, sorted by length, for evaluation; the order depends on the lengths only.
 
     Args:
         lengths: [n, S] int. Tokens of every sentence.
         batch_size: Examples per batch.
+        max_tokens: Cut batches of long sentences further, so that their padded size R * N is not above this; a single
+            example that is larger makes a batch. None does not look.
 
     Raises:
-        ValueError: ``batch_size`` < 1.
+        ValueError: ``batch_size`` or ``max_tokens`` < 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    return iter(_cut(_by_length(np.asarray(lengths), np.arange(len(lengths)), batch_size), batch_size))
+    if max_tokens is not None and max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, or None for no limit, got {max_tokens}")
+    lengths = np.asarray(lengths)
+    batches = _cut(_by_length(lengths, np.arange(len(lengths)), batch_size), batch_size)
+    if max_tokens is None:
+        return iter(batches)
+    return (
+        piece
+        for batch in batches
+        for piece in _cut(batch, max(1, max_tokens // int(lengths[batch].max() * lengths.shape[1])))
+    )
 
 
 def padding_share(lengths: npt.NDArray[np.integer], batches: list[IntArray], *, per_side: bool) -> float:

@@ -120,6 +120,21 @@ def test_evaluation_takes_every_example_once_by_length(lengths, n_sides):
     assert padding_share(own, batches, per_side=True) < 0.2
 
 
+@pytest.mark.parametrize("n_sides", [1, 2])
+def test_long_sentences_come_in_smaller_batches(lengths, n_sides):
+    own = lengths[:500, :n_sides]
+    whole = list(sequential_batches(own, 32))
+    limit = 32 * n_sides * int(np.median([own[batch].max() for batch in whole]))
+    pieces = list(sequential_batches(own, 32, max_tokens=limit))
+    assert np.concatenate(pieces).tolist() == np.concatenate(whole).tolist()
+    assert all(own[piece].max() * own[piece].size <= limit for piece in pieces)
+    small = [batch.tolist() for batch in whole if own[batch].max() * own[batch].size <= limit]
+    assert 0 < len(small) < len(whole)
+    assert [batch for batch in small if batch not in [piece.tolist() for piece in pieces]] == []
+    alone = list(sequential_batches(own, 32, max_tokens=1))
+    assert [len(piece) for piece in alone] == [1] * 500
+
+
 def make_batch() -> Batch:
     """Two examples of two sides: row s * B + b has tokens 10 * s + b."""
     rows = torch.tensor([[0], [1], [10], [11]])
@@ -208,6 +223,8 @@ def test_bad_arguments_are_refused(lengths):
         BatchOrder(lengths, 0, seed=0)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         sequential_batches(lengths, 0)
+    with pytest.raises(ValueError, match="max_tokens must be at least 1, or None for no limit, got 0"):
+        sequential_batches(lengths, 8, max_tokens=0)
 
 
 def test_a_state_of_another_order_is_refused(lengths):

@@ -26,7 +26,7 @@ class Pacing:
     Attributes:
         warmup: Iterations in which only the encoder learns, from random trees, all equally likely and drawn anew.
         policy_every: Update the policy in one iteration of so many.
-        encoder_every: Update the encoder in one iteration of so many.
+        encoder_every: Update the encoder in one iteration of so many, once it is warmed up.
         policy_average: Decay of a moving average of the policy's weights, which is what is evaluated; 0 for none.
         curriculum: Admit examples by the ``length`` of their longest sentence, or by the ``depth`` of their deepest
             gold tree, more of them as training accuracy allows.

@@ -449,7 +449,7 @@ class PolicyGradient(BaseAlgorithm):
         if self.reference is not None and every and self.n_iterations and self.n_iterations % every == 0:
             self.reference.load_state_dict(self.policy.state_dict())
         rollout = self._roll_out(batch, warming)
-        vectors, logits = self._update_encoder(batch, rollout.trace)
+        vectors, logits = self._update_encoder(batch, rollout.trace, warming)
         rewards = self.examiner.rewards(batch, rollout.transitions, logits)
         resting = warming or self.n_iterations % self.pacing.policy_every > 0
         if self.policy_optimizer is None or resting:
@@ -491,15 +491,18 @@ class PolicyGradient(BaseAlgorithm):
         transitions = self.policy.derive(batch, generator=self.generator)
         return Rollout.of(batch.tokens, batch.lengths, transitions)
 
-    def _update_encoder(self, batch: Batch, trace: Trace) -> tuple[Tensor | None, Tensor | None]:
-        """Set the gradient of the cross-entropy over all sampled parses.
+    def _update_encoder(
+        self, batch: Batch, trace: Trace, warming: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Set the gradient of the cross-entropy over all sampled parses, unless the encoder rests.
 
         Returns:
             The vectors of the sentences [R, D], without gradient, and the logits without dropout.
         """
         if self.model is None:
             return None, None
-        if self.encoder_optimizer is None or self.n_iterations % self.pacing.encoder_every:
+        resting = not warming and self.n_iterations % self.pacing.encoder_every > 0
+        if self.encoder_optimizer is None or resting:
             with torch.no_grad():
                 vectors = self.model.encode(batch.tokens, trace)
                 logits: Tensor = self.model.head(vectors, dropout=False)

@@ -106,6 +106,7 @@ def test_warming_up_draws_random_trees_anew_whatever_the_policy_prefers(pairs):
         ({"policy_every": 3}, ["pe", "e", "e", "pe", "e", "e"]),
         ({"encoder_every": 3}, ["pe", "p", "p", "pe", "p", "p"]),
         ({"policy_every": 2, "warmup": 3}, ["e", "e", "e", "e", "pe", "e"]),
+        ({"encoder_every": 2, "warmup": 3}, ["e", "e", "e", "p", "pe", "p"]),
     ],
 )
 def test_one_of_them_rests(pairs, pacing, expected):

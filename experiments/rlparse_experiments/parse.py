@@ -48,6 +48,7 @@ def parse_sentences(
     how: str = "greedy",
     width: int | None = None,
     seed: int = 0,
+    first: int = 0,
 ) -> list[list[int]]:
     """Parse tokenised sentences; give one derivation each.
 
@@ -57,6 +58,7 @@ def parse_sentences(
         how: ``greedy``, ``beam`` or ``sample``; see `decode`.
         width: Of the beam, or how many parses to sample.
         seed: Of sampled parses and random trees.
+        first: Number of the first sentence; a parser of random trees knows sentences by their numbers.
     """
     lengths = torch.tensor([len(words) for words in sentences])
     rows, n_tokens = len(sentences), int(lengths.max())
@@ -65,7 +67,8 @@ def parse_sentences(
         tokens[row, : len(words)] = torch.from_numpy(run.vocabulary.encode(words))
     zeros = torch.zeros(rows, dtype=torch.int64)
     gold = torch.full((rows, 2 * n_tokens - 1), PAD)
-    batch = Batch(tokens, lengths, zeros, gold, zeros.bool(), zeros).to(run.model.device)
+    numbers = torch.arange(first, first + rows)
+    batch = Batch(tokens, lengths, zeros, gold, zeros.bool(), numbers).to(run.model.device)
     generator = torch.Generator(device=run.model.device).manual_seed(seed)
     with torch.no_grad():
         transitions = decode(run.policy, batch, how, n=width, generator=generator).tolist()
@@ -104,7 +107,7 @@ def run_parse(config: ParseConfig) -> int:
     for start in range(0, len(words), BATCH_SIZE):
         batch = words[start : start + BATCH_SIZE]
         with matmul_precision(run.config.precision):
-            derivations = parse_sentences(run, batch, seed=config.seed, **options)
+            derivations = parse_sentences(run, batch, seed=config.seed, first=start, **options)
         for number, derivation in enumerate(derivations):
             print(_formatted(config.format, start + number, batch[number], derivation))
     return 0

@@ -126,6 +126,12 @@ def test_random_trees_are_the_runs_own(runs, capsys):
     assert parsed(capsys, run, sentence) == parsed(capsys, run, sentence)
 
 
+def test_random_trees_differ_from_sentence_to_sentence(runs, capsys):
+    run = runs.train("run", {"parser.kind": "random", "agent.epochs": 1})
+    trees = parsed(capsys, run, *["a or b and c or d and e or f and a or b"] * 8)
+    assert len(set(trees)) > 4
+
+
 def test_a_gold_parser_cannot_parse_what_was_typed(runs, capsys):
     run = runs.train("run", {"parser.kind": "gold", "agent.epochs": 1})
     capsys.readouterr()

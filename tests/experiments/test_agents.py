@@ -342,3 +342,44 @@ def test_what_is_opened_is_the_average(train):
     opened = open_run(run, "cpu").policy.state_dict()
     assert all((opened[name] == value).all() for name, value in saved["policy_average"].items())
     assert any((saved["policy"][name] != value).any() for name, value in opened.items())
+
+
+# ------------------------------------------------------------------------------------------- tags of some options
+
+WITH_TAGS: list[tuple[str, dict[str, Any], set[str]]] = [
+    (
+        "ppo",
+        {"agent__baseline": "value", "agent__gae_lambda": 1.0},
+        {"train/value_loss", "train/clip_fraction"},
+    ),
+    (
+        "grpo",
+        {"agent__entropy": "scheduled"},
+        {"train/kl_reference", "train/approx_kl", "train/entropy_coef"},
+    ),
+    ("havrylov", {}, {"rollout/reward_greedy", "train/approx_kl"}),
+    ("a2c", {"agent__entropy": "target"}, {"train/value_loss", "train/entropy_coef"}),
+    (
+        "rloo",
+        {
+            "agent__temperature": "linear",
+            "agent__temperature_to": 2.0,
+            "pacing__curriculum": "depth",
+            "pacing__curriculum_start": 3,
+        },
+        {"train/temperature", "train/curriculum"},
+    ),
+]
+
+
+def test_every_tag_of_some_options_only_is_drawn_with_them(train, repository):
+    text = (repository / "docs" / "metrics.md").read_text(encoding="utf-8")
+    (section,) = re.findall(r"### With some options only.*?\n## ", text, flags=re.DOTALL)
+    promised = set(re.findall(r"^\| `(\w+/\w+)` \|", section, re.MULTILINE))
+    seen: set[str] = set()
+    for number, (agent, changes, tags) in enumerate(WITH_TAGS):
+        run = train("listops-short", agent, name=f"tags-{number}", **changes)
+        found = {tag for point in points_of(run) for tag in point}
+        assert tags <= found
+        seen |= found & promised
+    assert seen == promised

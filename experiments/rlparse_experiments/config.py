@@ -104,7 +104,7 @@ class EncoderConfig:
     rate_schedule: RateSchedule = "linear"
     """linear and cosine fall to a tenth over the run."""
     weight_decay: float = 0.0
-    """Decoupled weight decay."""
+    """Weight decay: decoupled with adam, in the gradient with the others."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class ParserConfig:
     rate_schedule: RateSchedule = "linear"
     """linear and cosine fall to a tenth over the run."""
     weight_decay: float = 0.0
-    """Decoupled weight decay."""
+    """Weight decay: decoupled with adam, in the gradient with the others."""
 
 
 @dataclass(frozen=True)
@@ -258,6 +258,9 @@ class RunConfig:
     """Dev sentences shown as trees, in TensorBoard and at the end."""
     progress: bool = True
     """Show a progress bar."""
+    diagnose: bool = False
+    """Draw more curves at every evaluation: accuracy by depth, decisions by kind of state, dead units; takes as long as
+    another evaluation."""
 
 
 @dataclass(frozen=True)
@@ -304,6 +307,8 @@ class EvaluateConfig:
     """auto, cpu or cuda."""
     precision: Precision | None = None
     """Of matrix products, see train; None takes the run's own."""
+    detail: bool = False
+    """Also break the figures down by length, depth and operators, and show what the parser decides by kind of state."""
     out: Path | None = None
     """Folder for results.json and parses.jsonl; none prints only."""
     skip_bad_lines: bool = False

@@ -288,6 +288,8 @@ def decoding(how: str, width: int, run: TrainedRun) -> dict[str, Any]:
 
 def run_evaluate(config: EvaluateConfig) -> int:
     """Run ``rlparse evaluate``."""
+    from rlparse_experiments.diagnosis.diagnoser import Diagnoser
+    from rlparse_experiments.report.diagnosis_tables import print_diagnosis
     from rlparse_experiments.report.tables import console, print_evaluation
 
     run = open_run(config.run, config.device)
@@ -303,19 +305,27 @@ def run_evaluate(config: EvaluateConfig) -> int:
             seed=run.config.seed,
             **decoding(config.decode, config.width, run),
         )
+        diagnosis = None
+        if config.detail:
+            diagnoser = Diagnoser(corpus, batch_size=config.batch_size)
+            diagnosis = diagnoser.diagnose(run.model, run.policy, measured)
     table = None
     if measured.derivations is not None:
         table = ParseScorer(corpus, seed=run.config.seed).table(measured.derivations)
     print_evaluation(console(), config.run, lines, measured, table, damaged=run.checkpoint.damaged)
+    if diagnosis is not None:
+        print_diagnosis(console(), diagnosis, run.config.parser.kind)
     if config.out is not None:
         config.out.mkdir(parents=True, exist_ok=True)
-        results = {
+        results: dict[str, Any] = {
             "run": str(config.run),
             "corpus": list(lines),
             "accuracy": measured.accuracy,
             "cross_entropy": measured.cross_entropy,
             "parses": None if table is None else table.as_json(),
         }
+        if diagnosis is not None:
+            results["diagnosis"] = diagnosis.as_json()
         written = [config.out / "results.json", config.out / "predictions.jsonl"]
         write_json(written[0], results)
         write_predictions(written[1], prediction_records(corpus, measured.predicted))

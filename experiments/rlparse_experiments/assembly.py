@@ -294,7 +294,16 @@ def make_estimator(agent: AgentConfig) -> Estimator:
 
 
 def entropy_weight(agent: AgentConfig) -> float | Schedule | EntropyTarget:
-    """Build what weighs the policy's entropy."""
+    """Build what weighs the policy's entropy.
+
+    Raises:
+        ConfigError: A target is to move a weight of 0.
+    """
+    if agent.entropy == "target" and agent.entropy_coef <= 0:
+        raise ConfigError(
+            f"agent.entropy target multiplies the weight that it begins with, and agent.entropy_coef is "
+            f"{agent.entropy_coef}; use one above 0, or --agent.entropy constant"
+        )
     if agent.entropy == "scheduled":
         return Interpolated(agent.entropy_coef, agent.entropy_coef_end, over=agent.entropy_until)
     if agent.entropy == "target":
@@ -305,13 +314,22 @@ def entropy_weight(agent: AgentConfig) -> float | Schedule | EntropyTarget:
 
 
 def temperature_schedule(agent: AgentConfig) -> float | Schedule:
-    """Build what the temperature of sampling follows."""
+    """Build what the temperature of sampling follows.
+
+    Raises:
+        ConfigError: A temperature is not positive, or the two are the wrong way round.
+    """
     low, high = agent.temperature_from, agent.temperature_to
     if low <= 0 or high <= 0:
         raise ConfigError(f"temperatures must be above 0, got {low} and {high}")
     if agent.temperature == "linear":
         return Interpolated(low, high)
     if agent.temperature == "sinusoidal":
+        if low > high:
+            raise ConfigError(
+                f"agent.temperature sinusoidal swings from agent.temperature_to, the higher one, down to "
+                f"agent.temperature_from, got {high} and {low}; exchange them"
+            )
         return Sinusoidal(low, high)
     return low
 

@@ -306,13 +306,13 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "reinforce",
         {"agent__temperature": "sinusoidal", "agent__temperature_from": 2.0},
-        "low must not be above high, got 2.0 and 1.0",
+        "the higher one, down to agent.temperature_from, got 1.0 and 2.0; exchange them",
     ),
     ("left", {"pacing__curriculum": "length", "pacing__curriculum_start": 1}, "start=1 admits no example"),
     (
         "reinforce",
         {"agent__entropy": "target", "agent__entropy_coef": 0.0},
-        "weight must start between a positive",
+        "and agent.entropy_coef is 0.0; use one above 0, or --agent.entropy constant",
     ),
 ]
 

@@ -102,7 +102,7 @@ class Sinusoidal:
 
     def __call__(self, progress: float) -> float:
         """Give the value at ``progress``."""
-        wave = (1.0 + math.cos(2.0 * math.pi * self.cycles * progress)) / 2.0
+        wave = (1.0 + math.cos(2.0 * math.pi * self.cycles * min(progress, 1.0))) / 2.0
         return self.low + (self.high - self.low) * wave
 
 

@@ -42,6 +42,7 @@ def test_it_swings_between_high_and_low():
     assert schedule(1 / 16) == pytest.approx(1.0)
     assert all(0.5 <= schedule(k / 97) <= 1.5 for k in range(98))
     assert Sinusoidal(0.7, 0.7)(0.33) == pytest.approx(0.7)
+    assert schedule(1.125) == schedule(1.0)  # a run that is continued may pass its end
 
 
 @pytest.mark.parametrize("schedule", [Constant(1.0), Interpolated(1.0, 0.0), Sinusoidal(0.0, 1.0)])

@@ -355,6 +355,7 @@ class PolicyGradient(BaseAlgorithm):
 
         Raises:
             NonFiniteLossError: A loss or gradient is not finite; all weights are as before that update.
+            ValueError: The temperature is not above 0.
         """
         if log_interval is not None:
             self.log_interval = log_interval
@@ -404,6 +405,8 @@ class PolicyGradient(BaseAlgorithm):
         self.policy.set_training_mode(True)
         if isinstance(self.policy, LearningPolicy | EncodingPolicy):
             heat = self.temperature(self.progress) if callable(self.temperature) else self.temperature
+            if not heat > 0.0:
+                raise ValueError(f"temperature must be above 0, got {heat} at progress {self.progress:.3g}")
             self.policy.temperature = heat
             if callable(self.temperature):
                 self.logger.record("train/temperature", heat)

@@ -245,6 +245,12 @@ def test_the_temperature_reaches_the_policy_and_not_its_greedy_parses(pairs):
     assert torch.equal(agent.policy.derive(batch, greedy=True), greedy)
 
 
+def test_a_temperature_of_0_is_refused(pairs):
+    agent = agent_of(pairs, temperature=Interpolated(1.0, 0.0, over=0.5))
+    with pytest.raises(ValueError, match=r"temperature must be above 0, got 0\.0 at progress 0\.5"):
+        agent.learn(10**9, total_iterations=4)
+
+
 def test_a_constant_temperature_is_not_drawn(pairs):
     agent = agent_of(pairs, temperature=2.0, estimator=Estimator(kl_coef=0.1))
     writer = recording(agent)

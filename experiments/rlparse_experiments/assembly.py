@@ -228,7 +228,7 @@ def policy_arguments(config: TrainConfig, model: NLIModel, n_tokens: int) -> tup
 
 
 LEARNED_PARSERS = ("tracker", "boundary", "easy_first", "shared_tracker", "gumbel")
-"""Kinds of parsers that learn; the others build the same trees whatever happens."""
+"""Kinds of parsers that learn; the others build trees that are no better or worse for any reward, one a sentence."""
 
 
 def make_agent(config: TrainConfig, corpora: Corpora) -> PolicyGradient:

@@ -177,9 +177,9 @@ class PolicyLoss:
         log_probs = distribution.log_prob(weighed.decisions)
         measured: dict[str, Tensor] = {}
         if weighed.advantages is None:
-            gain = imitation_loss(log_probs, free, average=estimator.average)
+            surrogate = imitation_loss(log_probs, free, average=estimator.average)
         elif estimator.objective == "ppo":
-            gain = clipped_loss(
+            surrogate = clipped_loss(
                 log_probs,
                 weighed.old_log_probs,
                 weighed.advantages,
@@ -199,10 +199,10 @@ class PolicyLoss:
             )
             measured |= {"train/clip_fraction": clipped, "train/approx_kl": moved}
         else:
-            gain = policy_gradient_loss(log_probs, weighed.advantages, free, average=estimator.average)
+            surrogate = policy_gradient_loss(log_probs, weighed.advantages, free, average=estimator.average)
         entropy = mean_over_free(distribution.normalised_entropy(), free)
-        loss = gain - entropy_coef * entropy
-        measured |= {"rollout/entropy": entropy, "train/policy_loss": gain}
+        loss = surrogate - entropy_coef * entropy
+        measured |= {"rollout/entropy": entropy, "train/policy_loss": surrogate}
         if weighed.reference is not None:
             divergence = kl_penalty(distribution, weighed.reference, average=estimator.average)
             measured["train/kl_reference"] = divergence

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from rlparse.batched_trees import BRANCHINGS, bracketing_f1
 from rlparse.corpora.corpus import Corpus
 from rlparse_agents.iteration import Iteration
+from rlparse_agents.parsing_policy import ParsingPolicy
 from rlparse_agents.policy_gradient import PolicyGradient
 from rlparse_experiments.curves import write_point
 from rlparse_experiments.evaluate import Measured, ParseScorer, ParseTable, measure
@@ -85,14 +86,24 @@ class DevEvaluation(TrainingCallback):
         interval: Iterations between two measurements.
         n_samples: Sentences whose trees are written as text.
         seed: Of random trees.
+        more: Gives further figures of an evaluation by their tags, from the policy and what was measured.
     """
 
-    def __init__(self, corpus: Corpus, interval: int, *, n_samples: int, seed: int) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        interval: int,
+        *,
+        n_samples: int,
+        seed: int,
+        more: Callable[[ParsingPolicy, Measured], dict[str, float]] | None = None,
+    ) -> None:
         super().__init__()
         self.corpus = corpus
         self.interval = interval
         self.n_samples = n_samples
         self.seed = seed
+        self.more = more
         self.scorer = ParseScorer(corpus, seed=seed)
         self.history: list[dict[str, float]] = []
         self.latest: tuple[Measured, ParseTable | None] | None = None
@@ -111,13 +122,16 @@ class DevEvaluation(TrainingCallback):
         """Measure now; record the figures and keep them in ``history``, if that was not done at this iteration."""
         agent = self.agent
         assert agent.model is not None
+        further: dict[str, float] = {}
         with agent.evaluated_policy() as policy:
             measured = measure(agent.model, policy, self.corpus, seed=self.seed)
+            if self.more is not None and not self.is_current:
+                further = self.more(policy, measured)
         derivations = measured.derivations
         table = None if derivations is None else self.scorer.table(derivations)
         self.latest = (measured, table)
         if not self.is_current:
-            values = evaluation_metrics(measured, table)
+            values = evaluation_metrics(measured, table) | further
             samples: dict[str, float | str] = {}
             if self.n_samples and derivations is not None:
                 samples["samples/dev_trees"] = tree_samples(self.corpus, derivations, self.n_samples)

@@ -39,6 +39,7 @@ from rlparse_experiments.callbacks import (
 )
 from rlparse_experiments.config import TrainConfig
 from rlparse_experiments.curves import curves, sync
+from rlparse_experiments.diagnosis.callback import Diagnosis
 from rlparse_experiments.evaluate import parse_records, prediction_records
 from rlparse_experiments.parse_files import write_parses
 from rlparse_experiments.precision import matmul_precision
@@ -79,11 +80,16 @@ class Training:
         self.agent.set_logger(self.logger)
         per_epoch = math.ceil(len(corpora.train) / config.agent.batch_size)
         self.total_iterations = max(1, math.ceil(config.agent.epochs * per_epoch))
+        interval = config.run.eval_interval or per_epoch
+        self.diagnosis: Diagnosis | None = None
+        if config.run.diagnose:
+            self.diagnosis = Diagnosis(corpora.dev, interval, self.total_iterations)
         self.dev = DevEvaluation(
             corpora.dev,
-            config.run.eval_interval or per_epoch,
+            interval,
             n_samples=config.run.sample_trees,
             seed=config.seed,
+            more=None if self.diagnosis is None else self.diagnosis.curves,
         )
         self.seconds_before = 0.0
         self.peak_before = 0.0
@@ -195,6 +201,7 @@ class Training:
             callbacks = CallbackList(
                 [
                     BracketingSummary(last),
+                    *([] if self.diagnosis is None else [self.diagnosis]),
                     self.dev,
                     Progress(last, self.dev, shown=run.progress),
                     Checkpoints(self.save, run.checkpoint_interval, last),

@@ -40,6 +40,11 @@ def check_agreement(
     name = type(policy).__name__
     if policy.judges:
         estimator.check_parses(n_parses, corpus.n_sides)
+    elif estimator.pairing == "crosswise":
+        raise ValueError(
+            f"pairing='crosswise' pairs rewards, {name} learns from the classifier's gradient alone; use "
+            "pairing='matched', or a policy that learns from rewards, such as TrackerPolicy"
+        )
     if estimator.objective == "supervised":
         _check_imitation(policy, corpus, name)
     if estimator.pairing == "crosswise" and not hasattr(reward, "from_logits"):

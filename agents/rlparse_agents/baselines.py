@@ -93,30 +93,26 @@ def greedy_advantages(returns: Tensor, greedy: Tensor) -> Tensor:
 def value_advantages(returns: Tensor, values: Tensor) -> Tensor:
     """Subtract what a critic expected.
 
-        A[g, k] = R[g, k] - V(g)     or, before every decision,     A[r, m] = R[r] - V(state m of row r)
+        A[g, k] = R[g, k] - V(g)
 
-    A value that reads only the sentences, or only what was decided before the decision it judges, leaves the policy
-    gradient unbiased however wrong it is. With a discount or rewards on the way, `rlparse_agents.returns.gae` takes the
-    place of the second form. Reference: Sutton et al. 2000, "Policy Gradient Methods for Reinforcement Learning with
-    Function Approximation".
+    A value that reads only the sentences leaves the policy gradient unbiased however wrong it is. Values before single
+    decisions are for `rlparse_agents.returns.gae`. Reference: Sutton et al. 2000, "Policy Gradient Methods for
+    Reinforcement Learning with Function Approximation".
 
     Args:
-        returns: [G, K] float with ``values`` [G]; or [R] with ``values`` [R, M].
-        values: [G] float, one for every group; or [R, M], one for every decision.
+        returns: [G, K] float.
+        values: [G] float, one for every group.
 
     Returns:
-        [G, K] or [R, M] float. Advantages, without gradient.
+        [G, K] float. Advantages, without gradient.
 
     Raises:
         ValueError: Shapes do not fit each other.
     """
-    if (returns.dim(), values.dim()) not in ((2, 1), (1, 2)) or len(returns) != len(values):
+    if returns.dim() != 2 or values.shape != returns.shape[:1]:
         raise ValueError(
-            "returns must be [G, K] with values [G], or [R] with values [R, M], "
-            f"got {tuple(returns.shape)} and {tuple(values.shape)}"
+            f"returns must be [G, K] with values [G], got {tuple(returns.shape)} and {tuple(values.shape)}"
         )
-    if returns.dim() == 1:
-        return (returns.unsqueeze(1) - values).detach()
     return (returns - values.unsqueeze(1)).detach()
 
 
@@ -245,8 +241,8 @@ BASELINES: dict[str, Callable[[Tensor], Tensor]] = {
 BASELINE_NAMES = ("none", "moving_average", "value", "step_value", "greedy", "leave_one_out", "group_mean")
 """All baselines by the names that configurations use.
 
-``moving_average`` is `MovingAverage`; ``value`` and ``step_value`` are `value_advantages` with the critics of
-`rlparse_agents.critics`, ``step_value`` also with `rlparse_agents.returns.gae`; ``greedy`` is `greedy_advantages`.
+``moving_average`` is `MovingAverage`; ``value`` is `value_advantages` and ``step_value`` is `rlparse_agents.returns.gae`,
+each with its critic of `rlparse_agents.critics`; ``greedy`` is `greedy_advantages`.
 """
 
 NEEDS_SEVERAL_PARSES = frozenset({"leave_one_out", "group_mean"})

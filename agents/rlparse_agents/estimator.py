@@ -85,6 +85,11 @@ class Estimator:
             raise ValueError(
                 f"clip_low must be below 1, because ratios are never negative, got {self.clip_low}"
             )
+        if self.reference_every and not self.kl_coef:
+            raise ValueError(
+                f"reference_every={self.reference_every} renews a reference that kl_coef=0 never asks; give a kl_coef, "
+                "or leave reference_every out"
+            )
         if self.n_updates < 1:
             raise ValueError(f"n_updates must be at least 1, got {self.n_updates}")
         if self.n_updates > 1 and self.objective == "reinforce":

@@ -66,7 +66,7 @@ class Examiner:
     def greedy(self, examples: Batch, policy: ParsingPolicy) -> Tensor:
         """Reward the likeliest parse of every example: [B] float."""
         transitions = policy.derive(examples, greedy=True)
-        if self.model is None:
+        if self.model is None or self._from_logits is None:
             return self.reward(examples, transitions)
         vectors = self.model.encode(examples.tokens, lockstep.trace(transitions, examples.lengths))
         return self.rewards(examples, transitions, self.model.head(vectors, dropout=False))

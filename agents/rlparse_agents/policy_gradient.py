@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -24,7 +23,6 @@ from rlparse import lockstep
 from rlparse.corpora.batch_stream import BatchStream
 from rlparse.corpora.batching import Batch, BatchOrder
 from rlparse.corpora.corpus import Corpus
-from rlparse.errors import NonFiniteLossError
 from rlparse.lockstep import Trace
 from rlparse.models.nli_model import NLIModel
 from rlparse_agents.agreement import check_agreement
@@ -40,14 +38,15 @@ from rlparse_agents.exploration import Schedule as ProgressSchedule
 from rlparse_agents.fixed import FixedTreePolicy, fixed_derivations
 from rlparse_agents.gumbel_policy import GumbelPolicy
 from rlparse_agents.iteration import Iteration, TransitionBar
+from rlparse_agents.measurements import Measurements
 from rlparse_agents.optimizers import OptimizerName, make_optimizer
 from rlparse_agents.pacing import Pacing, difficulty_of
 from rlparse_agents.parsing_policy import Encoded, EncodingPolicy, Judgement, LearningPolicy, ParsingPolicy
 from rlparse_agents.policy import TrackerPolicy
 from rlparse_agents.policy_loss import PolicyLoss, Weighed
 from rlparse_agents.rollout import Rollout
-from rlparse_agents.sb3_zip import require_trust
 from rlparse_agents.shared_tracker import SharedTrackerPolicy
+from rlparse_agents.zipped_agent import OF_ENVIRONMENT, ZippedAgent
 from rlparse_envs.rewards import ModelReward, Reward
 
 CRITIC_SIZE = 32
@@ -56,9 +55,6 @@ CRITIC_SIZE = 32
 
 _SEEDS_APART = 7919
 """A curriculum's stages draw their batches in orders that have nothing in common."""
-
-_OF_ENVIRONMENT = "the environment's model"
-"""Stands in a saved agent's ``policy_kwargs`` for the model, which belongs to the environment."""
 
 _OF_THE_LAST_UPDATE = (
     "train/clip_fraction",
@@ -69,7 +65,23 @@ _OF_THE_LAST_UPDATE = (
 """What says how far several updates went; the rest is said of the first one."""
 
 
-class PolicyGradient(BaseAlgorithm):
+class Outcome(NamedTuple):
+    """What setting an iteration's gradients leaves.
+
+    Attributes:
+        rollout: The parses.
+        rewards: [B * K] float.
+        logits: [B * K, C] float, without dropout; None where there is no model.
+        again: What more updates of the policy need, if there are to be any.
+    """
+
+    rollout: Rollout
+    rewards: Tensor
+    logits: Tensor | None
+    again: Weighed | None = None
+
+
+class PolicyGradient(ZippedAgent):
     """Train a parsing policy by the score function, and the classifier that rewards it by cross-entropy.
 
     Every iteration takes a batch of B examples, samples K parses of each sentence in lockstep, encodes and
@@ -185,7 +197,7 @@ class PolicyGradient(BaseAlgorithm):
         self.log_interval = log_interval
         self.n_iterations = 0
         self.last_iteration: Iteration | None = None
-        self._measured: dict[str, Tensor] = {}
+        self._measured = Measurements()
         self._due: list[torch.optim.Optimizer] = []
         if _init_setup_model:
             self._setup_model()
@@ -249,7 +261,7 @@ class PolicyGradient(BaseAlgorithm):
 
     def _make_policy(self) -> ParsingPolicy:
         for name, value in self.policy_kwargs.items():
-            if isinstance(value, str) and value == _OF_ENVIRONMENT:
+            if isinstance(value, str) and value == OF_ENVIRONMENT:
                 self.policy_kwargs[name] = self.model
             elif isinstance(value, NLIModel) and self.model is not None and value is not self.model:
                 raise ValueError(
@@ -397,7 +409,7 @@ class PolicyGradient(BaseAlgorithm):
     def _iterate(self) -> None:
         """Sample, encode, reward and update."""
         start = time.perf_counter()
-        self._measured.clear()  # an iteration that raised leaves what it had measured
+        self._measured.forget()  # an iteration that raised leaves what it had measured
         self._due.clear()
         K = self.n_parses
         batch = next(self.batches)
@@ -411,21 +423,19 @@ class PolicyGradient(BaseAlgorithm):
             if callable(self.temperature):
                 self.logger.record("train/temperature", heat)
         # All gradients are of the weights that made these parses, so that nothing moves before they are there.
-        if isinstance(self.policy, EncodingPolicy):
-            rollout, rewards, logits = self._learn_together(batch, examples)
-            again = None
-        else:
-            rollout, rewards, logits, again = self._learn_apart(batch, examples)
-        self._measure("rollout/reward", rewards.mean())
+        together = isinstance(self.policy, EncodingPolicy)
+        learned = self._learn_together(batch, examples) if together else self._learn_apart(batch, examples)
+        rollout, rewards, logits, again = learned
+        self._measured.put("rollout/reward", rewards.mean())
         if self.model is None or self.model.reads_trees:
-            self._measure("rollout/depth", lockstep.mean_depth(rollout.trace).mean())
-        self._measure("transitions", (2 * batch.lengths - 1).sum())
-        measured = self._read_measured()
+            self._measured.put("rollout/depth", lockstep.mean_depth(rollout.trace).mean())
+        self._measured.put("transitions", (2 * batch.lengths - 1).sum())
+        measured = self._measured.read(self.n_iterations)
         taken = int(measured.pop("transitions"))
         self._step()
         if again is not None:
             measured |= self._update_again(rollout, again, examples)
-        self._follow(measured)
+        self._follow(measured, decides=batch.tokens.shape[1] > 2)
         self.n_iterations += 1
         self.num_timesteps += taken
         seconds = time.perf_counter() - start
@@ -439,14 +449,8 @@ class PolicyGradient(BaseAlgorithm):
         if self.curriculum is not None:
             self._advance_curriculum(measured.get("rollout/accuracy", measured["rollout/reward"]))
 
-    def _learn_apart(
-        self, batch: Batch, examples: Batch
-    ) -> tuple[Rollout, Tensor, Tensor | None, Weighed | None]:
-        """Set the gradients of a policy and an encoder that have no weights in common.
-
-        Returns:
-            The parses, their rewards [B * K], the logits, and what more updates of the policy need, if there are any.
-        """
+    def _learn_apart(self, batch: Batch, examples: Batch) -> Outcome:
+        """Set the gradients of a policy and an encoder that have no weights in common."""
         warming = self.n_iterations < self.pacing.warmup
         every = self.estimator.reference_every
         if self.reference is not None and every and self.n_iterations and self.n_iterations % every == 0:
@@ -456,14 +460,14 @@ class PolicyGradient(BaseAlgorithm):
         rewards = self.examiner.rewards(batch, rollout.transitions, logits)
         resting = warming or self.n_iterations % self.pacing.policy_every > 0
         if self.policy_optimizer is None or resting:
-            return rollout, rewards, logits, None
+            return Outcome(rollout, rewards, logits)
         assert isinstance(self.policy, LearningPolicy)
         judgement = self.policy.judge(rollout)
         weighed = self._weigh(examples, rollout, judgement, rewards, vectors)
         self._backward(self.policy_optimizer, self._loss_of_policy(weighed, judgement, examples), "policy")
-        return rollout, rewards, logits, weighed if self.estimator.n_updates > 1 else None
+        return Outcome(rollout, rewards, logits, weighed if self.estimator.n_updates > 1 else None)
 
-    def _learn_together(self, batch: Batch, examples: Batch) -> tuple[Rollout, Tensor, Tensor | None]:
+    def _learn_together(self, batch: Batch, examples: Batch) -> Outcome:
         """Set the one gradient of a policy that shares the classifier's weights."""
         assert isinstance(self.policy, EncodingPolicy)
         assert self.model is not None
@@ -480,7 +484,7 @@ class PolicyGradient(BaseAlgorithm):
             loss = loss + self.estimator.policy_coef * self._loss_of_policy(weighed, judgement, examples)
         self._backward(self.encoder_optimizer, loss, "encoder")
         self.model.eval()
-        return rollout, rewards, logits
+        return Outcome(rollout, rewards, logits)
 
     def _roll_out(self, batch: Batch, warming: bool) -> Rollout:
         """Parse every row of a batch, and keep what the policy's update needs."""
@@ -509,7 +513,7 @@ class PolicyGradient(BaseAlgorithm):
             with torch.no_grad():
                 vectors = self.model.encode(batch.tokens, trace)
                 logits: Tensor = self.model.head(vectors, dropout=False)
-            self._measure("rollout/accuracy", (logits.argmax(dim=1) == batch.labels).float().mean())
+            self._measured.put("rollout/accuracy", (logits.argmax(dim=1) == batch.labels).float().mean())
             return vectors, logits
         self.model.train()
         vectors = self.model.encode(batch.tokens, trace)
@@ -525,8 +529,8 @@ class PolicyGradient(BaseAlgorithm):
         # Dropout stands only in the head, so that the reward can judge the same vectors without its noise.
         with torch.no_grad():
             clean: Tensor = self.model.head(vectors, dropout=False)
-        self._measure("train/cross_entropy", loss)
-        self._measure("rollout/accuracy", (clean.argmax(dim=1) == batch.labels).float().mean())
+        self._measured.put("train/cross_entropy", loss)
+        self._measured.put("rollout/accuracy", (clean.argmax(dim=1) == batch.labels).float().mean())
         return loss, clean
 
     def _weigh(
@@ -554,13 +558,13 @@ class PolicyGradient(BaseAlgorithm):
         greedy = None
         if self.estimator.baseline == "greedy":
             greedy = self.examiner.greedy(examples, self.policy)
-            self._measure("rollout/reward_greedy", greedy.mean())
+            self._measured.put("rollout/reward_greedy", greedy.mean())
             greedy = greedy.repeat(len(returns) // len(greedy))
         weighed, measured = self.policy_loss.weigh(
             returns, rollout.decisions, judgement, examples=examples, greedy=greedy, reference=reference
         )
         for tag, value in measured.items():
-            self._measure(tag, value)
+            self._measured.put(tag, value)
         return weighed
 
     def _loss_of_policy(self, weighed: Weighed, judgement: Judgement, examples: Batch) -> Tensor:
@@ -572,7 +576,7 @@ class PolicyGradient(BaseAlgorithm):
             weight = weight(self.progress)
         loss, measured = self.policy_loss(weighed, judgement, examples=examples, entropy_coef=weight)
         for tag, value in measured.items():
-            self._measure(tag, value)
+            self._measured.put(tag, value)
         return loss
 
     def _update_again(self, rollout: Rollout, weighed: Weighed, examples: Batch) -> dict[str, float]:
@@ -586,12 +590,17 @@ class PolicyGradient(BaseAlgorithm):
             self._backward(
                 self.policy_optimizer, self._loss_of_policy(weighed, judgement, examples), "policy"
             )
-            measured = self._read_measured(updated=number)
+            measured = self._measured.read(self.n_iterations, updated=number)
             self._step()
         return {tag: measured[tag] for tag in _OF_THE_LAST_UPDATE if tag in measured}
 
-    def _follow(self, measured: Mapping[str, float]) -> None:
-        """Let what follows the policy catch up with it: its average, and the weight of its entropy."""
+    def _follow(self, measured: Mapping[str, float], *, decides: bool) -> None:
+        """Let what follows the policy catch up with it: its average, and the weight of its entropy.
+
+        Args:
+            measured: In this iteration.
+            decides: Whether any sentence was long enough to leave a choice; if none was, the entropy says nothing.
+        """
         if self.policy_average is not None and self.policy_optimizer in self._due:
             self.policy_average.update()
         if "rollout/entropy" not in measured:
@@ -599,7 +608,8 @@ class PolicyGradient(BaseAlgorithm):
         weight = self.entropy_coef
         if isinstance(weight, EntropyTarget):
             self.logger.record("train/entropy_coef", weight.weight)
-            weight.update(measured["rollout/entropy"], self.progress)
+            if decides:
+                weight.update(measured["rollout/entropy"], self.progress)
         elif callable(weight):
             self.logger.record("train/entropy_coef", weight(self.progress))
 
@@ -620,54 +630,18 @@ class PolicyGradient(BaseAlgorithm):
             with self.policy_average.applied():
                 yield self.policy
 
-    # ----------------------------------------------------------------------------------- measuring and stepping
-
-    def _measure(self, tag: str, value: Tensor) -> None:
-        """Put a number aside where it was computed, to be read with all others."""
-        self._measured[tag] = value.detach()
-
-    def _read_measured(self, updated: int = 0) -> dict[str, float]:
-        """Read all numbers of an iteration at once: a GPU is waited for once, instead of once for each.
-
-        An iteration waits for it elsewhere only where what comes next depends on values: the replay and the layout of
-        the derivations, and a batch's distinct words.
-
-        Args:
-            updated: Updates of the policy that this iteration has made before, for the error.
-
-        Raises:
-            NonFiniteLossError: A loss, or the norm of a gradient, is not finite.
-        """
-        values = torch.stack([value.double() for value in self._measured.values()]).tolist()
-        measured = dict(zip(self._measured, values, strict=True))
-        self._measured.clear()
-        kept = "no weights were changed"
-        if updated:
-            kept = f"this was update {updated + 1} from the same parses, and those before it were made"
-        for whose in ("encoder", "policy"):
-            loss, norm = measured.pop(f"loss_{whose}", 0.0), measured.get(f"train/grad_norm_{whose}", 0.0)
-            if not np.isfinite(loss):
-                raise NonFiniteLossError(
-                    f"the {whose}'s loss is {loss} at iteration {self.n_iterations}; {kept}. "
-                    "A smaller learning rate or max_grad_norm usually mends it"
-                )
-            if not np.isfinite(norm):
-                raise NonFiniteLossError(
-                    f"the norm of the {whose}'s gradient is {norm} at iteration {self.n_iterations}; {kept}. "
-                    "A smaller learning rate usually mends it"
-                )
-        return measured
+    # ------------------------------------------------------------------------------------------------ stepping
 
     def _backward(self, optimizer: torch.optim.Optimizer, loss: Tensor, whose: str) -> None:
         """Set the clipped gradient of a loss, and measure the loss and the norm before clipping."""
-        self._measure(f"loss_{whose}", loss)
+        self._measured.put(f"loss_{whose}", loss)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         weights = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(
             weights, self.max_grad_norm or math.inf, norm_type=math.inf if self.grad_norm == "max" else 2.0
         )
-        self._measure(f"train/grad_norm_{whose}", norm)
+        self._measured.put(f"train/grad_norm_{whose}", norm)
         self._due.append(optimizer)
 
     def _step(self) -> None:
@@ -720,71 +694,3 @@ class PolicyGradient(BaseAlgorithm):
         if self.curriculum is not None:
             self.curriculum.load_state_dict(state["curriculum"])
             self._admit()
-
-    @property
-    def learned(self) -> _Learned:
-        """What `learning_state` gives, in the form in which Stable-Baselines3 saves and loads parts of an agent."""
-        return _Learned(self)
-
-    def save(
-        self, path: Any, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
-    ) -> None:
-        """Save the agent in a zip file as Stable-Baselines3 does; its model as weights, which are the environment's."""
-        given = self.policy_kwargs
-        if self.model is not None:
-            self.policy_kwargs = {k: _OF_ENVIRONMENT if v is self.model else v for k, v in given.items()}
-        try:
-            super().save(path, exclude, include)
-        finally:
-            self.policy_kwargs = given
-
-    @classmethod
-    def load(cls, path: Any, *arguments: Any, trusted: bool = False, **options: Any) -> Self:
-        """Load an agent from a zip file as Stable-Baselines3 does, once the caller has said that it can be trusted.
-
-        Raises:
-            ValueError: ``trusted`` is False; the message says why it has to be asked for.
-        """
-        require_trust(path, trusted=trusted)
-        return super().load(path, *arguments, **options)
-
-    def _excluded_save_params(self) -> list[str]:
-        return [
-            *super()._excluded_save_params(),
-            "corpus",
-            "reward",
-            "model",
-            "examiner",
-            "order",
-            "batches",
-            "generator",
-            "last_iteration",
-            "critic",
-            "reference",
-            "policy_average",
-            "policy_loss",
-            "curriculum",
-            "_due",
-            "_measured",
-        ]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        optimizers = ["policy_optimizer"] if self.policy_optimizer is not None else []
-        parts = ["policy", *optimizers, "learned"]
-        if self.encoder_optimizer is not None:
-            parts += ["model", "encoder_optimizer"]
-        return parts, []
-
-
-class _Learned:
-    """`PolicyGradient.learning_state` as Stable-Baselines3 treats modules and optimisers."""
-
-    def __init__(self, agent: PolicyGradient) -> None:
-        self.agent = agent
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.agent.learning_state()
-
-    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        del strict
-        self.agent.load_learning_state(state)

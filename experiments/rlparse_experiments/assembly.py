@@ -258,6 +258,11 @@ def _make_agent(config: TrainConfig, corpora: Corpora) -> PolicyGradient:
             f"parser.kind {config.parser.kind} builds {'none' if model.reads_trees else 'some'}; use {way}"
         )
     agent, encoder = config.agent, config.encoder
+    if agent.reward == "gold_f1" and not model.reads_trees:
+        raise ConfigError(
+            f"agent.reward gold_f1 scores trees, encoder.architecture {encoder.architecture} reads none; use another "
+            "reward"
+        )
     if encoder.glove is not None:
         vectors = read_vectors(encoder.glove, corpora.vocabulary)
         filled = torch.from_numpy(vectors.filled(np.random.default_rng([config.seed, 2])))

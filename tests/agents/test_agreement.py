@@ -38,6 +38,13 @@ def build(
 SUPERVISED = {"objective": "supervised", "baseline": "none"}
 
 REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
+    (
+        "GumbelPolicy",
+        {"pairing": "crosswise", "baseline": "none"},
+        {},
+        {"n_parses": 2},
+        r"pairing='crosswise' pairs rewards, GumbelPolicy learns from the classifier's gradient alone; use",
+    ),
     ("TrackerPolicy", {}, {}, {"n_parses": 1}, r"baseline='leave_one_out' compares .* use baseline='none'"),
     (
         "SharedTrackerPolicy",

@@ -197,13 +197,6 @@ def test_values_of_single_decisions(n, values, lam, unbiased):
         assert cosine(estimated, exact) < 0.99
 
 
-def test_the_value_of_a_decision_is_the_return_less_what_was_expected():
-    table = Table(5)
-    known = table.values(lambda prefix: 0.1 * len(prefix)).nan_to_num(0.0)
-    advantages = value_advantages(table.rewards, known)
-    assert_same(table.estimated(table.by_advantages(lambda rows: advantages[rows]), 1), table.exact())
-
-
 def test_a_running_sd_only_scales():
     table, running = Table(5), RunningSd(0.0)
     running.update(torch.tensor([[3.0, -3.0]], dtype=torch.float64))

@@ -301,6 +301,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("spinn", {"agent__n_parses": 2}, "objective='supervised' has one gold parse an example, got n_parses=2"),
     ("rloo", {"agent__n_parses": 1}, "baseline='leave_one_out' compares the parses of one example"),
     ("rl_spinn", {"pacing__warmup": 2}, "warmup=2 updates the policy apart from the classifier"),
+    (
+        "lstm",
+        {"agent__reward": "gold_f1"},
+        "agent.reward gold_f1 scores trees, encoder.architecture lstm reads none",
+    ),
     ("rloo", {"agent__pairing": "crosswise"}, "pairing='crosswise' combines the parses of two sentences"),
     ("reinforce", {"agent__temperature_from": 0.0}, "temperatures must be above 0, got 0.0 and 1.0"),
     (

@@ -259,8 +259,8 @@ class RunConfig:
     progress: bool = True
     """Show a progress bar."""
     diagnose: bool = False
-    """Draw more curves at every evaluation: accuracy by depth, decisions by kind of state, dead units; takes as long as
-    another evaluation."""
+    """Draw more curves at every evaluation: accuracy by depth, decisions by kind of state, dead units; takes up to
+    twice as long as the evaluation."""
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,7 @@ BASELINES: dict[str, Callable[[Tensor], Tensor]] = {
 BASELINE_NAMES = ("none", "moving_average", "value", "step_value", "greedy", "leave_one_out", "group_mean")
 """All baselines by the names that configurations use.
 
-``moving_average`` is `MovingAverage`; ``value`` is `value_advantages` and ``step_value`` is `rlparse_agents.returns.gae`,
+``moving_average`` is `MovingAverage`; ``value`` is `value_advantages`, ``step_value`` `rlparse_agents.returns.gae`,
 each with its critic of `rlparse_agents.critics`; ``greedy`` is `greedy_advantages`.
 """
 

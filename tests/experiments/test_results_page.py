@@ -12,7 +12,7 @@ import pytest
 from made_runs import made_settings
 from rlparse.errors import CheckpointError
 from rlparse_experiments.config import ParserKind
-from rlparse_experiments.report.plots import curve, plot_run, read_points
+from rlparse_experiments.report.plots import curve, panels_of, plot_run, read_points
 from rlparse_experiments.report.results_page import describe_parser, main, results_table
 
 
@@ -70,3 +70,19 @@ def test_the_picture_is_drawn_from_the_points(logic_run, tmp_path):
     assert curve(points, "no/such_tag") == ([], [])
     plot_run(logic_run / "metrics.jsonl", tmp_path / "curves.png", "a run")
     assert (tmp_path / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_picture_keeps_rewards_apart_from_accuracies():
+    figures = {"rollout/accuracy": 0.5, "eval/accuracy": 0.4, "eval/depth": 2.0}
+    accuracy = (
+        "accuracy",
+        [("rollout/accuracy", "train, sampled parses"), ("eval/accuracy", "dev, greedy parses")],
+    )
+    reward = ("reward", [("rollout/reward", "train, sampled parses")])
+    assert panels_of([{"step": 1, "rollout/reward": 0.5000001, **figures}]) == [accuracy]
+    assert panels_of([{"step": 1, "rollout/reward": -2.3, **figures}]) == [accuracy, reward]
+
+
+def test_the_picture_tells_of_no_parses_where_there_are_none():
+    points = [{"step": 1, "rollout/reward": 0.5, "rollout/accuracy": 0.5, "eval/accuracy": 0.4}]
+    assert panels_of(points) == [("accuracy", [("rollout/accuracy", "train"), ("eval/accuracy", "dev")])]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -14,10 +15,11 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
         "accuracy",
         (
-            ("rollout/reward", "reward, sampled parses (train)"),
-            ("eval/accuracy", "accuracy, greedy parses (dev)"),
+            ("rollout/accuracy", "train, sampled parses"),
+            ("eval/accuracy", "dev, greedy parses"),
         ),
     ),
+    ("reward", (("rollout/reward", "train, sampled parses"),)),
     (
         "F1 of dev parses (nyu)",
         (
@@ -27,7 +29,7 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("eval/f1_balanced_nyu", "against balanced"),
         ),
     ),
-    ("entropy of free decisions (1 = uniform)", (("rollout/entropy", "sampled parses (train)"),)),
+    ("entropy of free decisions (1 = uniform)", (("rollout/entropy", "train, sampled parses"),)),
 )
 
 
@@ -42,8 +44,31 @@ def curve(points: Sequence[dict[str, Any]], tag: str) -> tuple[list[float], list
     return [step for step, _ in found], [value for _, value in found]
 
 
+def panels_of(points: Sequence[dict[str, Any]]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Choose what to draw of a run: nothing that it does not have, and the reward where it is not the accuracy.
+
+    Args:
+        points: Of its curves.
+
+    Returns:
+        Title, and tag and label of every curve, by panel.
+    """
+    parsed = bool(curve(points, "eval/depth")[0])
+    reward, accuracy = curve(points, "rollout/reward"), curve(points, "rollout/accuracy")
+    panels = []
+    for name, tags in PANELS:
+        if name == "reward" and reward[0] == accuracy[0] and np.allclose(reward[1], accuracy[1], atol=1e-5):
+            continue
+        recorded = [(tag, label) for tag, label in tags if curve(points, tag)[0]]
+        if recorded:
+            panels.append(
+                (name, [(tag, label if parsed else label.partition(",")[0]) for tag, label in recorded])
+            )
+    return panels
+
+
 def plot_run(metrics_file: Path, picture: Path, title: str) -> None:
-    """Draw reward and accuracy, F1 against gold and trivial trees, and entropy, each against transitions.
+    """Draw accuracy, reward, F1 against gold and trivial trees, and entropy, each against transitions.
 
     Args:
         metrics_file: A run's ``metrics.jsonl``.
@@ -51,8 +76,7 @@ def plot_run(metrics_file: Path, picture: Path, title: str) -> None:
         title: Above the panels.
     """
     points = read_points(metrics_file)
-    panels = [(name, [(tag, label) for tag, label in tags if curve(points, tag)[0]]) for name, tags in PANELS]
-    panels = [(name, tags) for name, tags in panels if tags]
+    panels = panels_of(points)
     figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=10)

@@ -245,7 +245,7 @@ class RunConfig:
     folder: Path = Path("runs")
     """Runs are folders in here."""
     name: str = ""
-    """Name of the run's folder; empty makes one of task, parser and seed."""
+    """Name of the run's folder; empty makes one of task, agent (or parser) and seed."""
     log_interval: int = 20
     """Iterations between two points of the curves."""
     eval_interval: int = 0

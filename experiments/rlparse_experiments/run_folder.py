@@ -151,7 +151,7 @@ def new_run(config: TrainConfig) -> RunFolder:
                 f"{path} is there already; continue it with --resume {path}, or choose another --run.name"
             )
     else:
-        name = f"{task_of(config)}-{config.parser.kind}-seed{config.seed}"
+        name = f"{task_of(config)}-{config.agent.system or config.parser.kind}-seed{config.seed}"
         path = config.run.folder / name
         number = 2
         while path.exists():

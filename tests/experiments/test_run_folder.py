@@ -48,6 +48,11 @@ def test_runs_without_a_name_are_numbered(tmp_path):
     assert all((tmp_path / name / "parses").is_dir() for name in names)
 
 
+def test_runs_without_a_name_are_called_after_their_agent(tmp_path):
+    config = in_folder(tmp_path, parser=ParserConfig(kind="boundary"), agent=AgentConfig(system="grpo"))
+    assert new_run(config).path.name == "logic-grpo-seed0"
+
+
 def test_a_name_that_was_asked_for_is_taken_once(tmp_path):
     config = TrainConfig(run=RunConfig(folder=tmp_path / "deep" / "runs", name="mine"))
     assert new_run(config).path == tmp_path / "deep" / "runs" / "mine"

@@ -20,7 +20,7 @@ from rlparse.errors import ConfigError
 from rlparse.models.nli_model import NLIModel
 from rlparse.parse_scores import LabelledPhrases, mean_depth, score_parses, trivial_trees
 from rlparse_agents.decoding import decode
-from rlparse_agents.parsing_policy import LearningPolicy, ParsingPolicy
+from rlparse_agents.parsing_policy import EncodingPolicy, LearningPolicy, ParsingPolicy
 from rlparse_experiments.assembly import TrainedRun, evaluation_corpus, open_run
 from rlparse_experiments.config import EvaluateConfig
 from rlparse_experiments.parse_files import ParseRecord, write_parses
@@ -279,9 +279,12 @@ def decoding(how: str, width: int, run: TrainedRun) -> dict[str, Any]:
     if width < 1:
         raise ConfigError(f"--width must be at least 1, got {width}")
     if not isinstance(run.policy, LearningPolicy):
+        why = "gives none"
+        if isinstance(run.policy, EncodingPolicy):
+            why = "chooses while the classifier composes, one parse at a time"
         raise ConfigError(
             f"--decode {how} ranks parses by their probability, and parser {run.config.parser.kind} of "
-            f"{run.folder.path} gives none; use --decode greedy"
+            f"{run.folder.path} {why}; use --decode greedy"
         )
     return {"how": how, "width": width}
 

@@ -156,6 +156,28 @@ def test_a_fixed_parser_that_needs_gold_says_so(runs, write_snli, capsys):
     assert "parser 'gold' needs a gold parse for every sentence" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"parser.kind": "left"}, "gives none"),
+        ({"parser.kind": "gumbel"}, "chooses while the classifier composes, one parse at a time"),
+    ],
+)
+def test_parsers_that_rank_no_parses_say_so(runs, capsys, changes, why):
+    run = runs.train("run", changes)
+    assert main(["evaluate", str(run), "--decode", "beam"]) == 2
+    kind = changes["parser.kind"]
+    assert (
+        f"--decode beam ranks parses by their probability, and parser {kind} of {run} {why}; use --decode greedy\n"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_width_without_a_parse_is_bad_usage(logic_run, capsys):
+    assert main(["evaluate", str(logic_run), "--decode", "sample", "--width", "0"]) == 2
+    assert "--width must be at least 1, got 0" in capsys.readouterr().err
+
+
 def test_settings_that_do_not_fit_the_weights_say_so(runs, capsys):
     run = runs.train("run", {"agent.epochs": 1})
     config = json.loads((run / "config.json").read_text())

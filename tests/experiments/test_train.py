@@ -378,6 +378,18 @@ def test_accuracies_of_controls_come_from_runs_beside(runs, capsys):
     assert rows["right"] == "–"
 
 
+@pytest.mark.parametrize(("system", "option"), [("", "--agent"), ("havrylov", "--parser.kind")])
+def test_controls_that_fit_are_named(runs, capsys, system, option):
+    runs.train("run", {"agent.system": system})
+    expected = f"accuracy of other trees: run the same with {option} gold, left, right, balanced or random\n"
+    assert expected in capsys.readouterr().out
+
+
+def test_gold_is_no_control_where_there_is_none(runs, write_snli, capsys):
+    runs.train("run", {"data": write_snli(parsed=False)})
+    assert "run the same with --agent left, right, balanced or random\n" in capsys.readouterr().out
+
+
 def test_without_a_terminal_every_evaluation_is_a_line(runs, capsys):
     runs.train("run")
     lines = capsys.readouterr().err.splitlines()

@@ -116,7 +116,10 @@ def print_training_results(
         _print_table(out, table, accuracies, f"dev: {len(dev):,} examples", config.parser.kind)
         others = "runs beside this one with the same data, encoder and seed"
         if set(accuracies) == {"learned"}:
-            others = "run the same with --agent gold, left, right, balanced or random"
+            # An agent may have an encoder of its own, which another --agent would not keep.
+            option = "--parser.kind" if config.agent.system else "--agent"
+            gold = "gold, " if "gold" in table.depth else ""
+            others = f"run the same with {option} {gold}left, right, balanced or random"
         _print_line(out, f"accuracy of other trees: {others}", style="dim")
         _print_recall(out, table)
         for sample in draw_samples(dev, measured.derivations, config.run.sample_trees, width=out.width):

@@ -194,7 +194,11 @@ def run_seeds(argv: Sequence[str], prog: str) -> int:
     plan = read_plan(argv, prog=prog)
     console = Console()
     console = console if console.is_terminal else Console(width=max(120, console.width))
-    _train(plan, console)
+    try:
+        _train(plan, console)
+    except (KeyboardInterrupt, SystemExit):
+        _say(console, "stopped; the same command goes on")
+        raise
     finished = [run.folder for run in plan.runs if RunFolder(run.folder).results_file.is_file()]
     if finished:
         standings, _ = compare_systems(finished, find_conventions(()))

@@ -220,6 +220,15 @@ def test_bad_usage_would_fail_every_run(folder, fake_train, capsys):
     assert "Systems" not in out
 
 
+def test_an_interruption_says_how_to_go_on(folder, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rlparse_experiments.seeds.run_tasks", interrupt)
+    assert main(command(folder, "--seeds", "2")) == 130
+    assert capsys.readouterr().out.endswith("stopped; the same command goes on\n")
+
+
 def test_progress_is_read_from_the_curves(tmp_path):
     assert epochs_done(tmp_path) == 0.0
     lines = [json.dumps({"step": 1, "time/epochs": 0.5}), json.dumps({"step": 2, "eval/accuracy": 1.0})]

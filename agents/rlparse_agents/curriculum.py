@@ -56,7 +56,7 @@ class Curriculum:
         self._sorted = difficulty[self._order]
         if start < self._sorted[0]:
             raise ValueError(
-                f"start={start} admits no example, the easiest has difficulty {self._sorted[0]}; raise start"
+                f"start={start} admits no example, the easiest has difficulty {self._sorted[0]}; raise it"
             )
         self.start, self.limit = start, start
         self.grow = grow

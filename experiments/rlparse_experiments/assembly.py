@@ -26,6 +26,7 @@ from rlparse_agents.policy_gradient import PolicyGradient
 from rlparse_envs.observations import GameSize, SymbolicObserver
 from rlparse_envs.shift_reduce import ShiftReduceEnv
 from rlparse_experiments.config import AgentConfig, RateSchedule, TrainConfig
+from rlparse_experiments.option_names import with_option_names
 from rlparse_experiments.run_folder import RunFolder
 
 
@@ -243,7 +244,7 @@ def make_agent(config: TrainConfig, corpora: Corpora) -> PolicyGradient:
     except RlparseError:
         raise
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(with_option_names(str(error))) from error
 
 
 def _make_agent(config: TrainConfig, corpora: Corpora) -> PolicyGradient:
@@ -326,7 +327,9 @@ def temperature_schedule(agent: AgentConfig) -> float | Schedule:
     """
     low, high = agent.temperature_from, agent.temperature_to
     if low <= 0 or high <= 0:
-        raise ConfigError(f"temperatures must be above 0, got {low} and {high}")
+        raise ConfigError(
+            f"agent.temperature_from and agent.temperature_to must be above 0, got {low} and {high}"
+        )
     if agent.temperature == "linear":
         return Interpolated(low, high)
     if agent.temperature == "sinusoidal":

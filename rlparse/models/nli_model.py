@@ -172,7 +172,9 @@ class NLIModel(nn.Module):
     ) -> None:
         super().__init__()
         if hide_premise and n_sides != 2:
-            raise ValueError("hide_premise needs pairs of sentences, this corpus has single ones")
+            raise ValueError(
+                "hide_premise needs pairs of sentences, this corpus has single ones; leave it out"
+            )
         if architecture not in ARCHITECTURES:
             raise ValueError(f"unknown architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}")
         self.n_sides = n_sides

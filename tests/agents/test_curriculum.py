@@ -112,7 +112,7 @@ def test_the_state_of_something_else():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"start": 1}, "start=1 admits no example, the easiest has difficulty 2; raise start"),
+        ({"start": 1}, "start=1 admits no example, the easiest has difficulty 2; raise it"),
         ({"grow": 0}, "grow and memory must be at least 1, got 0 and 3"),
         ({"memory": 0}, "grow and memory must be at least 1, got 2 and 0"),
         ({"competence": 1.0}, r"competence is an accuracy to get above, in \[0, 1\), got 1.0"),

@@ -495,7 +495,7 @@ def test_a_taken_name_is_refused_and_nothing_is_touched(runs, capsys):
         ),
         ({"corpus.generator": "none"}, "name the folder or files with --data"),
         ({"dev": "some.tsv"}, "--dev names files to evaluate on, but without --data"),
-        ({"agent.n_parses": 1}, "needs n_parses >= 2, got 1"),
+        ({"agent.n_parses": 1}, "needs agent.n_parses >= 2, got 1"),
         ({"parser.reads": "encoder", "encoder.tracker_size": 4}, "use reads='own'"),
     ],
 )

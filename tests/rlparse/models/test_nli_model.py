@@ -231,7 +231,7 @@ def same_hypothesis_parses(batch: Batch, other: Batch) -> Tensor:
 
 def test_hiding_the_premise_needs_pairs():
     with pytest.raises(
-        ValueError, match="hide_premise needs pairs of sentences, this corpus has single ones"
+        ValueError, match="hide_premise needs pairs of sentences, this corpus has single ones; leave it out"
     ):
         build(n_sides=1, hide_premise=True)
 

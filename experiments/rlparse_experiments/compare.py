@@ -252,6 +252,8 @@ def run_compare(config: CompareConfig) -> int:
         written = comparison.as_json()
     elif shared is not None:
         console.print(f"--each also compares the parses of each of the {len(shared.sources)} sources.")
+    elif config.each and len(parses) > 1:
+        console.print(f"--each compares the parses of one task; these are of {len(parses)}.")
     for convention in conventions:
         console.print(f"{convention.name}: {convention.describe()}", highlight=False)
     for path, text in _files(config, standings, written).items():

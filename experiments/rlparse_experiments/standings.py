@@ -343,7 +343,8 @@ def _notes(task: TaskStandings) -> list[str]:
     of_runs = [standing for standing in task.systems if standing.runs[0].seeds is not None]
 
     def listed(chosen: Callable[[int], bool]) -> str:
-        return ", ".join(standing.name for standing in of_runs if chosen(len(standing.runs)))
+        names = [standing.name for standing in of_runs if chosen(len(standing.runs))]
+        return ("; " if any("," in name for name in names) else ", ").join(names)
 
     notes = []
     if single := listed(lambda n: n == 1):

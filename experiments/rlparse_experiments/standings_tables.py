@@ -108,8 +108,11 @@ def standings_tables(standings: Standings) -> list[Table]:
 def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=escape(title), title_justify="left")
+    # Unlike a string, this is not broken at the width of a narrow table.
+    line = Text(title, style="table.title", no_wrap=True, overflow="ignore")
+    table = Table(title=line, title_justify="left")
     for i, column in enumerate(columns):
         table.add_column(escape(column), justify="right" if i else "left")
     for row in rows:

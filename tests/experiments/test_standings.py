@@ -14,6 +14,7 @@ import pytest
 from made_runs import LEFT, MIXED, RIGHT, WORDS, make_run
 from rlparse.errors import ConfigError, CorpusError
 from rlparse.parse_scores import score_parses
+from rlparse_experiments.cli import main
 from rlparse_experiments.compare import CompareConfig, compare_systems, find_conventions, run_compare
 from rlparse_experiments.prediction_files import Prediction, read_predictions, write_predictions
 from rlparse_experiments.standings_tables import latex_escaped, standings_tables
@@ -243,6 +244,25 @@ def test_notes_say_what_is_missing(three, tmp_path):
     )
 
 
+def test_names_with_commas_are_listed_apart(tmp_path):
+    a = make_run(tmp_path / "a", agent__system="ppo", agent__n_parses=2)
+    b = make_run(tmp_path / "b", agent__system="ppo", agent__n_parses=3)
+    notes = standings_of(a, b).notes
+    assert any(note.endswith("no self-F1: ppo, n_parses 2; ppo, n_parses 3") for note in notes)
+
+
+def test_titles_are_not_broken_at_narrow_tables(tmp_path, capsys):
+    assert main(["compare", str(make_run(tmp_path / "a", parses=None))]) == 0
+    assert capsys.readouterr().out.startswith("Systems on logic: mean ± sd over runs; shares in %\n")
+
+
+def test_each_needs_runs_of_one_task(tmp_path, capsys):
+    a = make_run(tmp_path / "a")
+    b = make_run(tmp_path / "b", corpus__generator="listops")
+    assert main(["compare", str(a), str(b), "--each"]) == 0
+    assert "--each compares the parses of one task; these are of 2" in capsys.readouterr().out
+
+
 def test_runs_on_other_sentences_are_compared_without_pairing(tmp_path):
     words = [tuple("klmn"), tuple("opq"), tuple("rst")]
     a = make_run(tmp_path / "a", correct=[1, 1])
@@ -371,7 +391,7 @@ def test_files_of_parses_are_systems_too(three):
     assert [s.name for s in standings.tasks[0].systems] == ["ppo", "dev"]
     assert [d.metric for d in standings.tasks[0].differences] == ["f1_nyu"]
     only_files = standings_of(*(path / "parses" / "dev.jsonl" for path in (three[0], three[-1])))
-    titles = [table.title for table in standings_tables(only_files)]
+    titles = [str(table.title) for table in standings_tables(only_files)]
     assert titles == ["Differences, in points [95 % of a bootstrap]"]
 
 

@@ -160,6 +160,12 @@ def read_train_options(
     return config, run
 
 
+def preset_named(argv: Sequence[str], *, prog: str) -> str:
+    """Tell which preset `read_train_options` takes."""
+    _, rest = _read_ahead(argv, prog, train=True)
+    return rest[0] if rest and not rest[0].startswith("-") else DEFAULT_PRESET
+
+
 _PRESET = Annotated[
     str,
     tyro.conf.Positional,

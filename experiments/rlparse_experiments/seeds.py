@@ -23,7 +23,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rlparse.errors import ConfigError
 from rlparse_experiments.config import TrainConfig
 from rlparse_experiments.layered_config import changed_settings
-from rlparse_experiments.options import DEFAULT_PRESET, read_train_options
+from rlparse_experiments.options import preset_named, read_train_options
 from rlparse_experiments.processes import Task, run_tasks
 from rlparse_experiments.run_folder import RunFolder, config_of_run
 
@@ -127,8 +127,7 @@ def read_plan(argv: Sequence[str], *, prog: str) -> Plan:
         corpus=replace(asked.corpus, seed=0 if asked.corpus.seed is None else asked.corpus.seed),
         run=replace(asked.run, progress=False),
     )
-    preset = rest[0] if rest and not rest[0].startswith("-") else DEFAULT_PRESET
-    name = ours.name or f"{preset}-{config.agent.system or config.parser.kind}"
+    name = ours.name or f"{preset_named(rest, prog=prog)}-{config.agent.system or config.parser.kind}"
     runs = []
     for seed in range(ours.first_seed, ours.first_seed + ours.seeds):
         called = f"{name}-seed{seed}"

@@ -104,6 +104,12 @@ def test_every_seed_is_a_run_with_its_own_name(folder):
     assert first.log == Path("runs/.logs/logic-tracker-seed2.log")
 
 
+def test_the_preset_may_stand_behind_the_agent(folder):
+    for words in (["listops-short", "--agent", "ppo"], ["--agent", "ppo", "listops-short"]):
+        plan = read_plan([*words, "--seeds", "1"], prog="rlparse seeds")
+        assert [run.name for run in plan.runs] == ["listops-short-ppo-seed0"]
+
+
 def test_names_threads_and_corpus_can_be_chosen(folder, monkeypatch):
     monkeypatch.setattr(seeds, "_cores", lambda: 7)
     options = ["--name", "mine", "--threads", "2", "--corpus.seed", "5", "--parser.kind", "right"]

@@ -31,7 +31,11 @@ from rlparse_envs.sb3 import ShiftReduceVecEnv
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all of it."""
-    parser = argparse.ArgumentParser(prog="python -m rlparse_experiments.sb3_ppo", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m rlparse_experiments.sb3_ppo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--steps", type=int, default=600_000, help="transitions to learn from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tensorboard", metavar="FOLDER", help="write curves for TensorBoard there")

@@ -39,3 +39,10 @@ def test_the_same_seed_prints_the_same(capsys):
         main(["--steps", "100"])
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1]
+
+
+def test_the_help_keeps_its_lines(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    assert "\n    python -m rlparse_experiments.sb3_ppo --steps 20000 " in capsys.readouterr().out

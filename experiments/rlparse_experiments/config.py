@@ -310,7 +310,7 @@ class EvaluateConfig:
     detail: bool = False
     """Also break the figures down by length, depth and operators, and show what the parser decides by kind of state."""
     out: Path | None = None
-    """Folder for results.json and parses.jsonl; none prints only."""
+    """Folder for results.json, predictions.jsonl and parses.jsonl; none prints only."""
     skip_bad_lines: bool = False
     """Skip, count and list malformed lines instead of stopping at the first."""
 

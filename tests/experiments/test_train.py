@@ -20,6 +20,7 @@ from rlparse_experiments.cli import main
 from rlparse_experiments.config import TrainConfig
 from rlparse_experiments.layered_config import apply_settings, settings_from_mapping
 from rlparse_experiments.parse_files import read_parses
+from rlparse_experiments.report.tables import sibling_accuracies
 from rlparse_experiments.run_folder import RunFolder
 
 LISTOPS = {"corpus.generator": "listops", "corpus.max_tokens": 12}
@@ -388,6 +389,16 @@ def test_controls_that_fit_are_named(runs, capsys, system, option):
 def test_gold_is_no_control_where_there_is_none(runs, write_snli, capsys):
     runs.train("run", {"data": write_snli(parsed=False)})
     assert "run the same with --agent left, right, balanced or random\n" in capsys.readouterr().out
+
+
+def test_one_random_tree_a_sentence_is_the_control_of_random_trees(runs):
+    run = RunFolder(runs.train("run"))
+    accuracies = {"a": 0.1, "random": 0.2, "z": 0.3}
+    for name, accuracy in accuracies.items():
+        kind = "random" if name == "random" else "random_per_epoch"
+        results = runs.train(name, {"parser.kind": kind, "agent.epochs": 2}) / "results.json"
+        results.write_text(json.dumps(json.loads(results.read_text()) | {"dev_accuracy": accuracy}))
+    assert sibling_accuracies(run.config(), run) == {"uniform": 0.2}
 
 
 def test_without_a_terminal_every_evaluation_is_a_line(runs, capsys):

@@ -93,7 +93,9 @@ def sibling_accuracies(config: TrainConfig, folder: RunFolder) -> dict[str, floa
             continue
         kind = TREE_OF_PARSER.get(theirs.parser.kind)
         if kind and essence(theirs) == essence(config) and theirs.agent.epochs >= config.agent.epochs:
-            found[kind] = float(results["dev_accuracy"])
+            accuracy = float(results["dev_accuracy"])
+            # Either control is of random trees; the one with a tree a sentence goes first.
+            found[kind] = found.get(kind, accuracy) if theirs.parser.kind == "random_per_epoch" else accuracy
     return found
 
 

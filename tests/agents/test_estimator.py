@@ -68,7 +68,10 @@ def test_options_are_orthogonal_but_for_what_is_listed():
         ({"clip_high": -0.1}, r"clip_high must not be negative, got -0.1"),
         ({"kl_coef": -1.0}, r"kl_coef must not be negative, got -1.0"),
         ({"reference_every": -1}, r"reference_every must not be negative, got -1"),
-        ({"reference_every": 5}, r"reference_every=5 renews a reference that kl_coef=0 never asks; give a kl_coef"),
+        (
+            {"reference_every": 5},
+            r"reference_every=5 renews a reference that kl_coef=0 never asks; give a kl_coef",
+        ),
         ({"value_coef": -1.0}, r"value_coef must not be negative, got -1.0"),
         ({"policy_coef": -1.0}, r"policy_coef must not be negative, got -1.0"),
         ({"n_updates": 0, "objective": "ppo"}, r"n_updates must be at least 1, got 0"),

@@ -140,6 +140,7 @@ def _sigterm_raises_system_exit() -> Iterator[None]:
 
 def _train(argv: Sequence[str], prog: str) -> int:
     from rlparse_experiments.config import TrainConfig
+    from rlparse_experiments.idle_options import refuse_idle_options
     from rlparse_experiments.options import read_train_options
     from rlparse_experiments.run_folder import config_of_run
 
@@ -153,6 +154,7 @@ def _train(argv: Sequence[str], prog: str) -> int:
         f"  {prog} --resume runs/NAME                go on where a run stopped",
         config_of_run=config_of_run,
         changeable=CHANGEABLE_ON_RESUME,
+        check=refuse_idle_options,
     )
     from rlparse_experiments.train import run_train
 

@@ -43,6 +43,7 @@ def configure(
     agent: str | None = None,
     config_files: Sequence[Path] = (),
     more: Sequence[tuple[str, Any, Any]] = (),
+    check: Callable[[C, Collection[str]], None] | None = None,
 ) -> C:
     """Fill a configuration: preset, agent, then YAML files, then the options on the command line.
 
@@ -56,9 +57,10 @@ def configure(
         agent: Name of an agent, a preset of its own.
         config_files: YAML files, a later one wins.
         more: (name, type, value) of options that were read ahead and only need a line in the help.
+        check: Looks at the configuration and the dotted settings that the command line has changed, and may raise.
 
     Raises:
-        ConfigError: A file has an unknown setting or a value of the wrong type.
+        ConfigError: A file has an unknown setting or a value of the wrong type, or ``check`` refuses something.
         SystemExit: With code 0 after ``--help``; with code 2 when tyro refuses an option and has said why.
     """
     config = _with_open_fields(config_type) if defaults is None else defaults
@@ -88,6 +90,8 @@ def configure(
                 f"unexpected '{surplus}': {name.upper()} is one word before the options: {prog} {value} ..."
             )
     settings: C = options.settings
+    if check is not None:
+        check(settings, changed_settings(config, settings))
     return settings
 
 
@@ -105,6 +109,7 @@ def read_train_options(
     description: str,
     config_of_run: Callable[[Path], C],
     changeable: Collection[str],
+    check: Callable[[C, Collection[str]], None] | None = None,
 ) -> tuple[C, Path | None]:
     """Read the command line of ``train``: ``[PRESET] [--agent NAME] [--config FILE] [--resume RUN] [--any.field …]``.
 
@@ -115,6 +120,7 @@ def read_train_options(
         description: First paragraphs of the help.
         config_of_run: Reads the configuration that a run folder was made with.
         changeable: Dotted settings that a resumed run may change; everything else is the run's own.
+        check: As in `configure`, of a run that begins.
 
     Returns:
         The configuration and the run to continue, if any.
@@ -137,6 +143,7 @@ def read_train_options(
             agent=ahead.agent,
             config_files=ahead.config,
             more=[("preset", _PRESET, preset), ("system", _AGENT, ahead.agent), ("resume", _RESUME, None)],
+            check=check,
         )
         return config, None
     if preset or ahead.agent or ahead.config:

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from rlparse.errors import ConfigError
 from rlparse_experiments.config import TrainConfig
+from rlparse_experiments.idle_options import refuse_idle_options
 from rlparse_experiments.layered_config import changed_settings
 from rlparse_experiments.options import preset_named, read_train_options
 from rlparse_experiments.processes import Task, run_tasks
@@ -117,7 +118,13 @@ def read_plan(argv: Sequence[str], *, prog: str) -> Plan:
         if (option := word.partition("=")[0]) in refused:
             raise ConfigError(f"{option} is of one run: {refused[option]}")
     asked, _ = read_train_options(
-        TrainConfig, rest, prog=prog, description=description, config_of_run=config_of_run, changeable=()
+        TrainConfig,
+        rest,
+        prog=prog,
+        description=description,
+        config_of_run=config_of_run,
+        changeable=(),
+        check=refuse_idle_options,
     )
     if asked.run.name:
         raise ConfigError(f"run.name is of one run: {refused['--run.name']}")
@@ -148,7 +155,7 @@ def _look_at(name: str, folder: Path, wanted: TrainConfig) -> SeedRun:
     run = RunFolder(folder)
     differing = {
         key: values
-        for key, values in changed_settings(run.config(), wanted).items()
+        for key, values in changed_settings(_with_corpus_seed(run.config()), wanted).items()
         if key not in MAY_DIFFER and not key.startswith("run.")
     }
     if differing:
@@ -163,6 +170,13 @@ def _look_at(name: str, folder: Path, wanted: TrainConfig) -> SeedRun:
             f"{folder} was stopped before its first checkpoint; remove it, so that it can begin again"
         )
     return SeedRun(name, folder, wanted, "stopped")
+
+
+def _with_corpus_seed(config: TrainConfig) -> TrainConfig:
+    """Say of a run which seed its corpus was generated from, if it did not say so itself."""
+    if config.corpus.seed is not None:
+        return config
+    return replace(config, corpus=replace(config.corpus, seed=config.seed))
 
 
 def tasks_of(plan: Plan) -> list[Task]:
@@ -214,10 +228,8 @@ def _train(plan: Plan, console: Console) -> None:
         if run.state == "finished":
             _say(console, f"{run.name}: finished already")
     if tasks:
-        _say(
-            console,
-            f"{len(tasks)} runs, {min(plan.jobs, len(tasks))} at a time; what they print: {tasks[0].log.parent}",
-        )
+        runs_left = f"{len(tasks)} run{'s' if len(tasks) > 1 else ''}, {min(plan.jobs, len(tasks))} at a time"
+        _say(console, f"{runs_left}; what they print: {tasks[0].log.parent}")
     threads = str(plan.runs[0].config.threads)
     columns = (
         TextColumn("{task.description}"),

@@ -289,10 +289,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "left",
         {"encoder__bidirectional": True},
-        "architecture='tree' composes along a derivation, so encoder.bidirectional=True",
+        "--encoder.bidirectional does nothing with encoder.architecture tree; leave it out, or use",
     ),
     ("bag_of_words", {"encoder__truncate": 3}, "truncate"),
-    ("lstm", {"encoder__tracker_size": 3}, "architecture='lstm' composes nothing, so tracker_size=3"),
+    (
+        "lstm",
+        {"encoder__tracker_size": 3},
+        "--encoder.tracker-size does nothing with encoder.architecture lstm",
+    ),
     (
         "havrylov",
         {"agent__baseline": "step_value", "agent__ratio": "decision"},
@@ -346,8 +350,11 @@ def test_wrong_combinations_are_refused_before_there_is_a_folder(train, capsys, 
 # ---------------------------------------------------------------------------------------------- paces and averages
 
 
-def test_a_control_with_an_average_can_be_opened(train):
-    run = train("listops-short", "left", name="averaged-left", pacing__policy_average=0.9)
+def test_a_control_with_an_average_can_be_opened(train, tmp_path):
+    """On the command line it would be refused, in a file that serves many systems it is not."""
+    settings = tmp_path / "averaged.yaml"
+    settings.write_text("pacing: {policy_average: 0.9}\n")
+    run = train("listops-short", "left", "--config", str(settings), name="averaged-left")
     assert open_run(run, "cpu").policy is not None
 
 

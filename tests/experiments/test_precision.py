@@ -88,7 +88,7 @@ def test_a_run_keeps_it(runs, seen, monkeypatch, capsys):
     parsed_in = []
     monkeypatch.setattr(
         "rlparse_experiments.parse.parse_sentences",
-        lambda *args: (parsed_in.append(precision()), parse_sentences(*args))[1],
+        lambda *args, **options: (parsed_in.append(precision()), parse_sentences(*args, **options))[1],
     )
     assert main(["parse", "--run", str(run), "a or b"]) == 0
     assert parsed_in == [("medium", True)]

@@ -101,7 +101,8 @@ def test_the_gated_composition_has_units_of_its_own(runs, tmp_path, capsys):
 
 
 def test_an_encoder_without_trees_has_accuracies_only(runs, tmp_path, capsys):
-    run = runs.train("lstm", LISTOPS | {"parser.kind": "none", "encoder.architecture": "lstm"})
+    lstm = {"parser.kind": "none", "encoder.architecture": "lstm", "encoder.composition": None}
+    run = runs.train("lstm", LISTOPS | lstm)
     capsys.readouterr()
     diagnosis = detailed(run, tmp_path / "out")["diagnosis"]
     assert diagnosis["all"]["scores"] == {}

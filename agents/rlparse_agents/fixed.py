@@ -13,6 +13,7 @@ from rlparse.batched_trees import BRANCHINGS, Branching, shuffled_trees
 from rlparse.corpora.batching import Batch
 from rlparse.errors import CorpusError
 from rlparse_agents.parsing_policy import ParsingPolicy
+from rlparse_agents.rollout import uniform_trees
 from rlparse_agents.sentence_keys import sentence_keys
 
 FIXED_PARSERS = (*BRANCHINGS, "random", "random_per_epoch", "gold", "gold_or_right", "none")
@@ -50,9 +51,7 @@ def fixed_derivations(
     if kind == "random":
         return shuffled_trees(sentence_keys(batch, n_steps, seed), batch.lengths)
     if kind == "random_per_epoch":
-        shape, device = (len(batch.lengths), n_steps), batch.lengths.device
-        keys = torch.randint(torch.iinfo(torch.int64).max, shape, generator=generator, device=device)
-        return shuffled_trees(keys, batch.lengths)
+        return uniform_trees(batch.lengths, batch.tokens.shape[1], generator)
     if kind == "gold":
         if not bool(batch.has_gold.all()):
             missing = int((~batch.has_gold).nonzero()[0])

@@ -1,19 +1,15 @@
-"""Play the parsing game for a whole batch in lockstep, without gradient."""
+"""Parses of a whole batch, and what judging them needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rlparse import PAD, lockstep
-from rlparse.lockstep import REDUCE, SHIFT, LockstepState, Trace
-from rlparse_agents.distribution import MaskedDistribution
-
-Chooser = Callable[[LockstepState, Tensor], Tensor]
-"""Choose transitions: (state of the first a rows, their legal transitions [a, A]) to [a] int64."""
+from rlparse import lockstep
+from rlparse.batched_trees import shuffled_trees
+from rlparse.lockstep import REDUCE, SHIFT, Trace
 
 
 class Seen(NamedTuple):
@@ -65,37 +61,6 @@ class Rollout(NamedTuple):
         return cls(tokens, transitions, lockstep.trace(transitions, lengths))
 
 
-@torch.no_grad()
-def roll_out(lengths: Tensor, n_tokens: int, choose: Chooser) -> Tensor:
-    """Let ``choose`` parse every sentence to its end.
-
-    Args:
-        lengths: [R] int64, longest first, so that the rows still running are always the first ones.
-        n_tokens: Padded length N.
-        choose: Called once a step with the rows still running.
-
-    Returns:
-        [R, T] int64. Complete derivations, PAD after the end.
-
-    Raises:
-        ValueError: ``lengths`` are not sorted.
-    """
-    if bool((lengths[1:] > lengths[:-1]).any()):
-        raise ValueError("lengths must be sorted, longest first")
-    n_steps = 2 * n_tokens - 1
-    transitions = torch.full((lengths.shape[0], n_steps), PAD, dtype=torch.int64, device=lengths.device)
-    state = lockstep.init(lengths, n_tokens)
-    running = (2 * lengths - 1 > torch.arange(n_steps, device=lengths.device).unsqueeze(1)).sum(1).tolist()
-    for t, active in enumerate(running):
-        if not active:
-            break
-        view = LockstepState(*(field[:active] for field in state))
-        actions = choose(view, lockstep.legal(view))
-        lockstep.apply_(view, actions)
-        transitions[:active, t] = actions
-    return transitions
-
-
 def parser_sizes(transitions: Tensor) -> tuple[Tensor, Tensor]:
     """Count before every step of complete derivations the tokens shifted and the items on the stack.
 
@@ -127,11 +92,10 @@ def uniform_trees(lengths: Tensor, n_tokens: int, generator: torch.Generator | N
     Returns:
         [R, T] int64 derivations.
     """
-
-    def choose(state: LockstepState, legal: Tensor) -> Tensor:
-        odds = lockstep.catalan_logits(state.stack_sizes, state.lengths - state.buffer_front)
-        logits = torch.stack((torch.zeros_like(odds), odds), dim=1)
-        return MaskedDistribution(logits, legal).sample(generator)
-
-    order, back = longest_first(lengths)
-    return roll_out(lengths[order], n_tokens, choose)[back]
+    keys = torch.randint(
+        torch.iinfo(torch.int64).max,
+        (len(lengths), 2 * n_tokens - 1),
+        generator=generator,
+        device=lengths.device,
+    )
+    return shuffled_trees(keys, lengths)

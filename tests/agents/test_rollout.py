@@ -1,14 +1,12 @@
-"""Rollouts: whole batches parsed in lockstep, every derivation complete and legal."""
+"""What rollouts are made of: orders by length, sizes of the parser, random trees."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
-from rlparse.lockstep import LockstepState
 from rlparse.trees import check_derivation
-from rlparse_agents.rollout import longest_first, parser_sizes, roll_out, uniform_trees
+from rlparse_agents.rollout import longest_first, parser_sizes, uniform_trees
 from slow_reference import PAD, REDUCE, SHIFT, all_derivations, padded, random_derivation
 
 CHI_SQUARE_999 = {4: 18.47, 13: 34.53, 41: 74.74}
@@ -19,48 +17,6 @@ def chi_square(counts: list[int]) -> float:
     """Distance of counts from being all equal."""
     expected = sum(counts) / len(counts)
     return sum((count - expected) ** 2 / expected for count in counts)
-
-
-def first_legal(state: LockstepState, legal: Tensor) -> Tensor:
-    """Shift while possible: right-branching trees."""
-    return torch.where(legal[:, 0], 0, 1)
-
-
-def test_every_row_is_parsed_to_its_end_by_what_was_chosen():
-    lengths = torch.tensor([6, 4, 4, 1])
-    calls = []
-
-    def choose(state: LockstepState, legal: Tensor) -> Tensor:
-        assert not torch.is_grad_enabled()
-        assert torch.equal(legal[:, 0], state.buffer_front < state.lengths)
-        assert torch.equal(legal[:, 1], state.stack_sizes >= 2)
-        assert legal.any(dim=1).all()
-        calls.append(legal.shape[0])
-        return first_legal(state, legal)
-
-    transitions = roll_out(lengths, 7, choose)
-    assert calls == [4, 3, 3, 3, 3, 3, 3, 1, 1, 1, 1]  # only rows that still run
-    for row, n in zip(transitions.tolist(), lengths.tolist(), strict=True):
-        assert row == [0] * n + [1] * (n - 1) + [PAD] * (13 - (2 * n - 1))
-
-
-def test_rows_follow_their_own_choices():
-    wanted = all_derivations(5)[:6] + all_derivations(3)
-    table = torch.tensor([[*d, *[PAD] * (9 - len(d))] for d in wanted])
-    step = 0
-
-    def choose(state: LockstepState, legal: Tensor) -> Tensor:
-        nonlocal step
-        step += 1
-        return table[: legal.shape[0], step - 1]
-
-    lengths = torch.tensor([5] * 6 + [3] * 2)
-    assert torch.equal(roll_out(lengths, 5, choose), table)
-
-
-def test_lengths_must_be_sorted():
-    with pytest.raises(ValueError, match="lengths must be sorted, longest first"):
-        roll_out(torch.tensor([2, 3]), 3, first_legal)
 
 
 def test_the_longest_come_first_and_go_back():

@@ -205,7 +205,7 @@ class AgentConfig:
     entropy_until: float = 0.8
     """scheduled, target: share of the run after which the end is reached."""
     temperature: Literal["constant", "linear", "sinusoidal"] = "constant"
-    """How the temperature of sampling behaves; sinusoidal is wake-sleep."""
+    """How the temperature of sampling behaves; sinusoidal explores and settles by turns."""
     temperature_from: float = 1.0
     """Temperature at the beginning; sinusoidal: the lower one."""
     temperature_to: float = 1.0

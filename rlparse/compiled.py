@@ -62,10 +62,12 @@ TIMEOUT = 120
 _POINTERS = {"tree_lstm_forward": 7, "tree_lstm_backward": 8, "lstm_forward": 5, "lstm_backward": 5}
 """Tables that each function takes, after its two sizes."""
 
-_LAY_OUT = (
-    *("lengths", "below", "keys", "numbers", "position", "tokens"),
-    *("children", "rows", "roots", "parents", "counts"),
+_LAY_OUT = ("lengths", "below", "keys", "position", "children", "rows", "roots", "counts")
+_LAY_OUT_SHARED = (
+    *("lengths", "below", "keys", "leaves", "slots", "pairs", "levels", "ranks"),
+    *("position", "children", "roots", "counts"),
 )
+_FIND_USES = ("children", "roots", "groups", "uses", "starts", "use_sizes")
 _TAKE_STEP = (
     *("actions", "lengths", "first", "tokens", "items", "beneath", "shifted"),
     *("rows", "pairs", "fronts", "tops", "stack_sizes", "buffer_sizes"),
@@ -137,8 +139,12 @@ class Kernels:
             function.restype = None
         library.replay.argtypes = [ctypes.c_int64] * 2 + [ctypes.c_void_p] * 7
         library.replay.restype = ctypes.c_int64
-        library.lay_out.argtypes = [ctypes.c_int64] * 5 + [ctypes.c_void_p] * 12
-        library.lay_out.restype = None
+        library.lay_out.argtypes = [ctypes.c_int64] * 5 + [ctypes.c_void_p] * 9
+        library.lay_out.restype = ctypes.c_int64
+        library.lay_out_shared.argtypes = [ctypes.c_int64] * 5 + [ctypes.c_void_p] * 12
+        library.lay_out_shared.restype = ctypes.c_int64
+        library.find_uses.argtypes = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 6
+        library.find_uses.restype = None
         library.take_step.argtypes = [ctypes.c_int64] * 6 + [ctypes.c_void_p] * 13
         library.take_step.restype = ctypes.c_int64
         library.add_rows.argtypes = [ctypes.c_int64] * 2 + [ctypes.c_void_p] * 3
@@ -151,22 +157,44 @@ class Kernels:
         library.play_boundaries.restype = None
         self._library = library
 
-    def lay_out(
-        self, n_tokens: int, n_keys: int, n_leaves: int, *tables: Tensor, leaves: Tensor | None
-    ) -> None:
+    def lay_out(self, n_leaves: int, *tables: Tensor, leaves: Tensor | None) -> bool:
         """Place nodes in one table.
 
         Args:
-            n_tokens: L, of the whole batch.
-            n_keys: Keys are below this.
             n_leaves: U.
-            tables: Those of the function in `kernels.c`, in its order, without leaves; all int64.
+            tables: Those of the function in `kernels.c`, in its order, without leaves; all int64. ``counts`` says how
+                many keys there are.
             leaves: [R, N] int64, or None.
+
+        Returns:
+            False, with nothing to be read, where a leaf is none of the U.
         """
         pointers = [_numbers(name, table) for name, table in zip(_LAY_OUT, tables, strict=True)]
         pointers.insert(3, 0 if leaves is None else _numbers("leaves", leaves))
-        rows, inner = tables[2].shape
-        self._library.lay_out(rows, inner + 1, n_tokens, n_keys, n_leaves, *pointers)
+        (rows, inner), n_nodes, n_keys = tables[2].shape, len(tables[5]), len(tables[7])
+        wrong: int = self._library.lay_out(rows, inner + 1, n_nodes, n_keys, n_leaves, *pointers)
+        return not wrong
+
+    def lay_out_shared(self, n_leaves: int, *tables: Tensor) -> int:
+        """Place nodes in one table, those of the same children only once.
+
+        Args:
+            n_leaves: U.
+            tables: Those of the function in `kernels.c`, in its order; all int64. ``slots`` and ``counts`` say how many
+                slots and keys there are.
+
+        Returns:
+            M, the nodes that differ; -1, with nothing to be read, where a leaf is none of the U.
+        """
+        pointers = [_numbers(name, table) for name, table in zip(_LAY_OUT_SHARED, tables, strict=True)]
+        (rows, inner), n_slots, n_keys = tables[2].shape, len(tables[4]), len(tables[11])
+        made: int = self._library.lay_out_shared(rows, inner + 1, n_slots, n_keys, n_leaves, *pointers)
+        return made
+
+    def find_uses(self, *tables: Tensor) -> None:
+        """Find where table rows are used; tables are those of the function in `kernels.c`, in its order; all int64."""
+        pointers = [_numbers(name, table) for name, table in zip(_FIND_USES, tables, strict=True)]
+        self._library.find_uses(len(tables[0]), len(tables[1]), len(tables[2]), *pointers)
 
     def take_step(
         self, running: int, following: int, step: int, node: int, nothing: int, *tables: Tensor

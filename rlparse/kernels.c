@@ -253,49 +253,135 @@ EXPORT void add_rows(int64_t n, int64_t D, float *table, const int64_t *index, c
     }
 }
 
-/* Place the nodes of R sentences of at most N tokens in one table: what rlparse.models.stack_machine.lay_out gives.
- *
- * lengths [R], below [R, N - 1, 2] (node ids of children) and keys [R, N - 1], from 0 to n_keys - 1, come in; leaves [R, N]
- * too, or NULL where every token is a leaf of its own. Written are position [R, 2 N - 1], tokens [L], children [M, 2], rows
- * [M], roots [R], parents [L + M] and counts [n_keys], the nodes of each key. numbers [R, 2 N - 1] is room to work in.
- */
-EXPORT void lay_out(int64_t R, int64_t N, int64_t L, int64_t n_keys, int64_t n_leaves, const int64_t *lengths,
-                    const int64_t *below, const int64_t *keys, const int64_t *leaves, int64_t *numbers, int64_t *position,
-                    int64_t *tokens, int64_t *children, int64_t *rows, int64_t *roots, int64_t *parents, int64_t *counts)
+/* Of how many there are of each kind, make where those of each begin when they are sorted. */
+static void count_to_start(int64_t n_kinds, int64_t *counts)
 {
-    const int64_t M = L - R, ids = 2 * N - 1;
-    for (int64_t k = 0; k < n_keys; k++) counts[k] = 0;
-    for (int64_t r = 0; r < R; r++)
-        for (int64_t j = 0; j < lengths[r] - 1; j++) counts[keys[r * (N - 1) + j]]++;
-    for (int64_t k = 0, start = 0; k < n_keys; k++) { /* for now: where each key's nodes begin */
+    for (int64_t k = 0, start = 0; k < n_kinds; k++) {
         const int64_t here = counts[k];
         counts[k] = start;
         start += here;
     }
+}
+
+/* Of where those of each kind end, make how many there are. */
+static void end_to_count(int64_t n_kinds, int64_t *ends)
+{
+    for (int64_t k = n_kinds - 1; k > 0; k--) ends[k] -= ends[k - 1];
+}
+
+/* Place the nodes of R sentences of at most N tokens in one table: what rlparse.models.layout.lay_out gives.
+ *
+ * lengths [R], below [R, N - 1, 2] (node ids of children) and keys [R, N - 1], from 0 to n_keys - 1, come in; leaves [R, N]
+ * too, or NULL where every token is a leaf of its own. Written are position [R, 2 N - 1], children [M, 2], rows [M], roots
+ * [R] and counts [n_keys], the nodes of each key. Gives 0, or 1 as soon as a leaf is not from 0 to n_leaves - 1.
+ */
+EXPORT int64_t lay_out(int64_t R, int64_t N, int64_t M, int64_t n_keys, int64_t n_leaves, const int64_t *lengths,
+                       const int64_t *below, const int64_t *keys, const int64_t *leaves, int64_t *position,
+                       int64_t *children, int64_t *rows, int64_t *roots, int64_t *counts)
+{
+    const int64_t ids = 2 * N - 1;
+    for (int64_t k = 0; k < n_keys; k++) counts[k] = 0;
+    for (int64_t r = 0; r < R; r++)
+        for (int64_t j = 0; j < lengths[r] - 1; j++) counts[keys[r * (N - 1) + j]]++;
+    count_to_start(n_keys, counts);
     int64_t token = 0;
     for (int64_t r = 0; r < R; r++) {
-        int64_t *number = numbers + r * ids, *place = position + r * ids;
+        int64_t *place = position + r * ids;
         for (int64_t i = 0; i < ids; i++) place[i] = n_leaves + M;
-        for (int64_t i = 0; i < lengths[r]; i++) {
-            number[i] = token;
-            place[i] = tokens[token] = leaves == NULL ? token : leaves[r * N + i];
-            token++;
+        for (int64_t i = 0; i < lengths[r]; i++, token++) {
+            place[i] = leaves == NULL ? token : leaves[r * N + i];
+            if (place[i] < 0 || place[i] >= n_leaves) return 1;
         }
         for (int64_t j = 0; j < lengths[r] - 1; j++) {
             const int64_t m = counts[keys[r * (N - 1) + j]]++, *pair = below + (r * (N - 1) + j) * 2;
-            number[N + j] = L + m;
             place[N + j] = n_leaves + m;
             rows[m] = r;
-            for (int side = 0; side < 2; side++) {
-                children[2 * m + side] = place[pair[side]];
-                parents[number[pair[side]]] = 2 * m + side;
-            }
+            for (int side = 0; side < 2; side++) children[2 * m + side] = place[pair[side]];
         }
-        const int64_t root = lengths[r] > 1 ? N + lengths[r] - 2 : 0;
-        roots[r] = place[root];
-        parents[number[root]] = 2 * M + r;
+        roots[r] = place[lengths[r] > 1 ? N + lengths[r] - 2 : 0];
     }
-    for (int64_t k = n_keys - 1; k > 0; k--) counts[k] -= counts[k - 1];
+    end_to_count(n_keys, counts);
+    return 0;
+}
+
+/* The same where tokens share leaves [R, N], and nodes with the same left and the same right child one node; those have one
+ * key too. slots [n_slots] is room for a hash table, n_slots a power of two above the number of nodes; pairs [.., 2], levels
+ * and ranks are room for as many as there are nodes before any is shared, and so is children. Gives M, the nodes that are
+ * left, or -1 as soon as a leaf is not from 0 to n_leaves - 1.
+ */
+EXPORT int64_t lay_out_shared(int64_t R, int64_t N, int64_t n_slots, int64_t n_keys, int64_t n_leaves,
+                              const int64_t *lengths, const int64_t *below, const int64_t *keys, const int64_t *leaves,
+                              int64_t *slots, int64_t *pairs, int64_t *levels, int64_t *ranks, int64_t *position,
+                              int64_t *children, int64_t *roots, int64_t *counts)
+{
+    const int64_t ids = 2 * N - 1;
+    int64_t M = 0;
+    for (int64_t k = 0; k < n_keys; k++) counts[k] = 0;
+    for (int64_t s = 0; s < n_slots; s++) slots[s] = -1;
+    for (int64_t r = 0; r < R; r++) { /* nodes get numbers as they are met */
+        int64_t *place = position + r * ids;
+        for (int64_t i = 0; i < lengths[r]; i++) {
+            place[i] = leaves[r * N + i];
+            if (place[i] < 0 || place[i] >= n_leaves) return -1;
+        }
+        for (int64_t j = 0; j < lengths[r] - 1; j++) {
+            const int64_t at = r * (N - 1) + j, left = place[below[2 * at]], right = place[below[2 * at + 1]];
+            const uint64_t hash = (uint64_t)left * 0x9E3779B97F4A7C15u + (uint64_t)right * 0xC2B2AE3D27D4EB4Fu;
+            uint64_t slot = (hash ^ (hash >> 32)) & (uint64_t)(n_slots - 1);
+            while (slots[slot] >= 0 && (pairs[2 * slots[slot]] != left || pairs[2 * slots[slot] + 1] != right))
+                slot = (slot + 1) & (uint64_t)(n_slots - 1);
+            if (slots[slot] < 0) {
+                pairs[2 * M] = left;
+                pairs[2 * M + 1] = right;
+                levels[M] = keys[at];
+                counts[keys[at]]++;
+                slots[slot] = M++;
+            }
+            place[N + j] = n_leaves + slots[slot];
+        }
+    }
+    count_to_start(n_keys, counts);
+    for (int64_t m = 0; m < M; m++) ranks[m] = counts[levels[m]]++;
+    for (int64_t m = 0; m < M; m++)
+        for (int side = 0; side < 2; side++) {
+            const int64_t child = pairs[2 * m + side];
+            children[2 * ranks[m] + side] = child < n_leaves ? child : n_leaves + ranks[child - n_leaves];
+        }
+    for (int64_t r = 0; r < R; r++) {
+        int64_t *place = position + r * ids;
+        for (int64_t i = lengths[r]; i < N; i++) place[i] = n_leaves + M;
+        for (int64_t j = 0; j < N - 1; j++)
+            place[N + j] = n_leaves + (j < lengths[r] - 1 ? ranks[place[N + j] - n_leaves] : M);
+        roots[r] = place[lengths[r] > 1 ? N + lengths[r] - 2 : 0];
+    }
+    end_to_count(n_keys, counts);
+    return M;
+}
+
+/* Find where table rows are used, given children [M, 2] and roots [R]: uses [2 M + R], sorted by row, are numbers 2 m + side
+ * and 2 M + r. Rows lie in groups, of groups [G] rows each; written are too where among the uses of its group those of each
+ * row begin, starts, and the uses of each group, use_sizes [G]. */
+EXPORT void find_uses(int64_t M, int64_t R, int64_t G, const int64_t *children, const int64_t *roots, const int64_t *groups,
+                      int64_t *uses, int64_t *starts, int64_t *use_sizes)
+{
+    int64_t n_rows = 0;
+    for (int64_t g = 0; g < G; g++) n_rows += groups[g];
+    for (int64_t i = 0; i < n_rows; i++) starts[i] = 0;
+    for (int64_t k = 0; k < 2 * M; k++) starts[children[k]]++;
+    for (int64_t r = 0; r < R; r++) starts[roots[r]]++;
+    count_to_start(n_rows, starts);
+    for (int64_t k = 0; k < 2 * M; k++) uses[starts[children[k]]++] = k;
+    for (int64_t r = 0; r < R; r++) uses[starts[roots[r]]++] = 2 * M + r;
+    int64_t row = 0, end = 0; /* starts are where the next row's begin, now */
+    for (int64_t g = 0; g < G; g++) {
+        const int64_t begin = end;
+        for (int64_t i = 0; i < groups[g]; i++, row++) {
+            const int64_t own_end = starts[row];
+            starts[row] = end - begin;
+            end = own_end;
+        }
+        use_sizes[g] = end - begin;
+    }
 }
 
 /* Boundaries: five words that are read of a parser's state, and one of 16 kinds of states. of_words [U, 5, H] is what

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
-from rlparse.compiled import row_adder
 from rlparse.models.cells import Cell, Children, Given, Planes, refuse_second_derivatives, without_autocast
 from rlparse.models.composition import Composition
 from rlparse.models.layout import Layout
@@ -52,7 +52,6 @@ class _Group(NamedTuple):
 
     gathered: Tensor  # [2 m, D] hidden vectors of their children
     children: Children  # the same, and where the rest of their states is
-    parents: Tensor  # [m] where backward finds the gradients of their states
     states: Planes  # [m, D] each: their own
     kept: Planes  # what the cell keeps of them
 
@@ -61,7 +60,8 @@ class _Pass:
     """The tables of one forward and backward over a batch of trees.
 
     Gradients lie by the parent: row ``2 m + side`` of a table holds the gradient of the m-th node's child on that
-    side, and the roots' gradients follow, ``2 M + r``. `Layout.parents` tells every token and node where that is.
+    side, and the roots' gradients follow, ``2 M + r``. `Layout.uses` tells every leaf and node where that is; where it
+    may be in several places, their sum is its gradient.
     Backward overwrites what forward kept and gives it back; before another one, forward has to fill it again.
     """
 
@@ -82,7 +82,7 @@ class _Pass:
         self.planes, self.groups = planes, self._cut(planes)
         self.cell.leaf(embeddings, tuple(plane[: self.n_leaves] for plane in planes))
         compose, hidden = self.cell.compose, planes[0]
-        for gathered, children, _, states, kept in self.groups:
+        for gathered, children, states, kept in self.groups:
             torch.index_select(hidden, 0, children.pairs, out=gathered)
             compose(children, states, kept)
         return planes
@@ -95,7 +95,6 @@ class _Pass:
             self.children.view(2 * self.n_nodes, self.cell.size).split(doubled),
             self.children.split(sizes),
             self.layout.children.flatten().split(doubled),
-            self.layout.parents[self.layout.n_tokens :].split(sizes),
             zip(*own, strict=True),
             self.cell.groups(sizes),
             strict=True,
@@ -103,8 +102,8 @@ class _Pass:
         if not sizes:
             return []
         return [
-            _Group(gathered, Children(hidden, planes, pairs), parents, states, kept)
-            for gathered, hidden, pairs, parents, states, kept in parts
+            _Group(gathered, Children(hidden, planes, pairs), states, kept)
+            for gathered, hidden, pairs, states, kept in parts
         ]
 
     def backward(
@@ -128,22 +127,33 @@ class _Pass:
             grad[2 * M :].zero_()
         if grad_roots is not None:
             grads[0][2 * M :] = grad_roots
-        of_nodes = None
-        if grad_table is not None:
-            of_nodes = grad_table.clone()
-            of_nodes[:U].zero_()  # leaves get theirs once, however often they occur
-            grads[0][2 * M :].add_(of_nodes.index_select(0, self.layout.roots))
+        groups = [U, *self.layout.sizes]  # leaves are one too
+        uses = self.layout.uses.split(self.layout.use_sizes)
+        starts = None if self.layout.starts is None else self.layout.starts.split(groups)
+        of_rows = None if grad_table is None else grad_table[: U + M].split(groups)
+        numbers = torch.arange(max(groups), device=embeddings.device)
+
+        def given(g: int) -> Given:
+            """Give the gradients of a group's states: what `Layout.uses` names, added up, and that of the table."""
+            # Every node has a use, so that as many uses as nodes are one each; a leaf may have none.
+            if starts is None or (g > 0 and len(uses[g]) == groups[g]):
+                if of_rows is None:
+                    return Given(grads, uses[g])
+                sums = [grad.index_select(0, uses[g]) for grad in grads]
+            else:
+                sums = [embedding_bag(uses[g], grad, starts[g], mode="sum") for grad in grads]
+            if of_rows is not None:
+                sums[0] += of_rows[g]
+            return Given(tuple(sums), numbers[: groups[g]])
+
         cut = zip(*(grad[: 2 * M].view(M, 2 * D).split(self.layout.sizes) for grad in grads), strict=True)
         to_children = list(cut) if M else []
         backward = self.cell.compose_backward
-        for group, grad_children in zip(reversed(self.groups), reversed(to_children), strict=True):
-            _, children, parents, states, kept = group
-            backward(children, states, Given(grads, parents), kept, grad_children)
-            if of_nodes is not None:
-                grad_children[0].add_(of_nodes.index_select(0, children.pairs).view(-1, 2 * D))
-        leaves = tuple(self._of_leaves(grad) for grad in grads)
-        if grad_table is not None:
-            leaves[0].add_(grad_table[:U])
+        for g in range(len(self.groups), 0, -1):
+            _, children, states, kept = self.groups[g - 1]
+            backward(children, states, given(g), kept, to_children[g - 1])
+        of_leaves = given(0)
+        leaves = tuple(of_leaves.plane(p) for p in range(len(grads)))
         grad_embeddings, found = self.cell.leaf_backward(
             embeddings, tuple(plane[:U] for plane in self.planes), leaves
         )
@@ -157,16 +167,6 @@ class _Pass:
         self.cell.release()
         del self.children, self.cell, self.groups, self.planes
         self.filled = False
-
-    def _of_leaves(self, grad: Tensor) -> Tensor:
-        """Add up the gradients of the tokens that share a leaf: [U, D]."""
-        tokens = self.layout.tokens
-        of_tokens = grad.index_select(0, self.layout.parents[: self.layout.n_tokens])
-        if tokens is None:
-            return of_tokens
-        of_leaves = grad.new_zeros(self.n_leaves, grad.shape[1])
-        row_adder(grad)(of_leaves, tokens, of_tokens)
-        return of_leaves
 
 
 class _ComposeGroups(torch.autograd.Function):

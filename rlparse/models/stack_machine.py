@@ -3,10 +3,12 @@
 A *schedule* says which nodes are composed together. By step: all rows that REDUCE at the same step of the
 lockstep parser; the only order possible when a tracker feeds the composition. By level: all nodes of equal height.
 Either way the nodes of a group are neighbours in one preallocated table (`rlparse.models.layout`), so that a group is
-one gather, one composition, one write.
+one gather, one composition, one write. Where tokens share leaves, a subtree that occurs several times in a batch, in
+the parses of one sentence or in many sentences, is one node by level, and is composed once; by step it is a node each
+time.
 
-Forward and backward are written by hand (`rlparse.models.cells`): autograd sees one function. Every gradient of a node
-comes from one place, so that backward gathers like forward does and never adds into a table
+Forward and backward are written by hand (`rlparse.models.cells`): autograd sees one function. The gradient of a node
+lies by each of its parents, so that backward gathers like forward does and never adds into a table
 (`rlparse.models.groups`); with a tracker, which reads the same node in many steps, it adds (`rlparse.models.steps`).
 """
 
@@ -33,7 +35,7 @@ class Encoding(NamedTuple):
     Attributes:
         roots: [R, D] float. Hidden vector of the node that covers each sentence.
         table: [U + M + 1, D] float. Hidden vectors of leaves and nodes, in the layout's order, and a row of zeros,
-            which stands for "nothing there".
+            which stands for "nothing there". By level, with ``words``, equal subtrees have one row.
         layout: Where they lie.
         trace: The derivations that made them.
         tracker: [R, T, H] float. Tracker's hidden vectors after reading each step (zeros past a row's end), or None.
@@ -81,7 +83,8 @@ class StackMachine(nn.Module):
             embeddings: [R, N, E] float, one for every token; what stands past a sentence's length is never read. With
                 ``words``: [U, E] float, one for every word.
             trace: What `lockstep.trace` makes of the batch's derivations, which it checks.
-            words: [R, N] int64. Which row of ``embeddings`` each token is, as `distinct_words` gives it.
+            words: [R, N] int64. Which row of ``embeddings`` each token is, as `distinct_words` gives it. By level, what
+                is drawn at random inside of a composition is then the same in equal subtrees.
 
         Raises:
             ValueError: Shapes do not fit each other.
@@ -124,6 +127,7 @@ class StackMachine(nn.Module):
         """Undo the sorting of rows; ``trace`` is of the batch as it came."""
         back = torch.argsort(order)
         roots = layout.roots[back]
+        assert layout.rows is not None  # which only nodes by level have not
         layout = layout._replace(position=layout.position[back], rows=order[layout.rows], roots=roots)
         return Encoding(table.index_select(0, roots), table, layout, trace, tracked.index_select(0, back))
 

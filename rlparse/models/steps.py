@@ -264,14 +264,15 @@ def replay(layout: Layout, trace: Trace) -> Play:
     positions = torch.where(trace.tops >= 0, positions, layout.position.new_tensor(-1))  # [R, T, 3]
     numbers = torch.arange(trace.tops.shape[1], device=trace.lengths.device).unsqueeze(1)
     made: list[int] = (trace.steps.flatten() == numbers).sum(1).tolist()
-    index = layout.children.flatten()
+    index, owners = layout.children.flatten(), layout.rows
+    assert owners is not None  # which only nodes by level have not
 
     def play(tables: _StepPass) -> None:
         nothing = tables.n_leaves + tables.n_nodes
         slots = torch.where(positions >= 0, positions, nothing).transpose(0, 1)  # [T, R, 3]
         sizes = made[: len(tables.active)]
         for t, (rows, pairs) in enumerate(
-            zip(layout.rows.split(sizes), index.split([2 * size for size in sizes]), strict=True)
+            zip(owners.split(sizes), index.split([2 * size for size in sizes]), strict=True)
         ):
             looked = slots[t, : tables.active[t]]
             tables.look(looked[:, 0], looked[:, 1:].flatten())

@@ -531,7 +531,7 @@ MAY_BE_MISSING = {
 """What not every machine can measure: those without DyNet, a C compiler or a CUDA device."""
 
 UNITS = {
-    "encoder": ["sentences/s"] * 4,
+    "encoder": ["sentences/s"] * 5,
     "rollout": ["transitions/s"] * 2,
     "env": ["steps/s"] * 2,
     "train": ["pairs/s"],

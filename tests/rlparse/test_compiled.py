@@ -484,15 +484,34 @@ FUNCTIONS = {
         "lengths": (1,),
         "below": (1, 1, 2),
         "keys": (1, 1),
-        "numbers": (1, 3),
         "position": (1, 3),
-        "tokens": (2,),
         "children": (1, 2),
         "rows": (1,),
         "roots": (1,),
-        "parents": (3,),
         "counts": (1,),
         "leaves": (1, 2),
+    },
+    "lay_out_shared": {
+        "lengths": (1,),
+        "below": (1, 1, 2),
+        "keys": (1, 1),
+        "leaves": (1, 2),
+        "slots": (2,),
+        "pairs": (1, 2),
+        "levels": (1,),
+        "ranks": (1,),
+        "position": (1, 3),
+        "children": (1, 2),
+        "roots": (1,),
+        "counts": (1,),
+    },
+    "find_uses": {
+        "children": (1, 2),
+        "roots": (1,),
+        "groups": (2,),
+        "uses": (3,),
+        "starts": (3,),
+        "use_sizes": (2,),
     },
     "take_step": {
         "actions": (1,),
@@ -524,10 +543,12 @@ def tables_of(function: str) -> dict[str, torch.Tensor]:
         return torch.float32 if vectors and not of_numbers else torch.int64
 
     tables = {name: torch.zeros(shape, dtype=dtype(name)) for name, shape in FUNCTIONS[function].items()}
-    if function in ("lay_out", "play_boundaries"):
+    if function in ("lay_out", "lay_out_shared", "play_boundaries"):
         tables["lengths"].fill_(2)
-    if function == "lay_out":
+    if function in ("lay_out", "lay_out_shared"):
         tables["below"][..., 1] = 1
+    if function == "find_uses":
+        tables["groups"][:] = torch.tensor([2, 1])
     return tables
 
 
@@ -536,7 +557,9 @@ def call(function: str, tables: dict[str, torch.Tensor]) -> None:
     assert isinstance(kernels, Kernels)
     if function == "lay_out":
         *others, leaves = tables.values()
-        kernels.lay_out(2, 1, 2, *others, leaves=leaves)
+        kernels.lay_out(2, *others, leaves=leaves)
+    elif function == "lay_out_shared":
+        kernels.lay_out_shared(2, *tables.values())
     elif function == "take_step":
         kernels.take_step(1, 1, 0, 2, 3, *tables.values())
     else:

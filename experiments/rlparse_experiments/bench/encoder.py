@@ -36,6 +36,12 @@ IN_FULL = (BY_LEVEL, BY_LEVEL_TORCH, BY_STEP, LISTS, LEAN_LISTS, RECURSION, LSTM
 FASTEST = (BY_LEVEL, BY_LEVEL_TORCH, BY_STEP, LSTM, LSTM_PADDED, GRU)
 """Those that are also compared where no word comes twice, and in reduced precision."""
 
+SHARING = (BY_LEVEL, BY_LEVEL_TORCH, BY_STEP)
+"""Those that meet several parses of each sentence: by level a subtree that recurs is composed once."""
+
+N_PARSES = 4
+"""Of each sentence, where there are several."""
+
 IN_MEDIUM = (*FASTEST, LSTM_AUTOCAST)
 """Medium precision does not reach the products inside of torch's recurrent networks on every CPU; autocast does."""
 
@@ -206,9 +212,19 @@ def sections(config: BenchConfig) -> list[Section]:
         ]
         return contenders(listops_size, batches, seed=seed)
 
+    def parses(hidden_size: int) -> list[Contender]:
+        rng = np.random.default_rng(seed)
+        batches = []
+        for _ in range(BATCHES):
+            drawn = draw_sentences(snli_lengths(rows, rng).repeat(N_PARSES), hidden_size, rng)
+            tokens = drawn.tokens[::N_PARSES].repeat_interleave(N_PARSES, dim=0)
+            batches.append(drawn._replace(tokens=tokens))
+        return contenders(hidden_size, batches, seed=seed, names=SHARING)
+
     kinds: dict[str, tuple[str, Callable[[int], list[Contender]]]] = {
         "highest": ("", snli),
         "medium": (", matrices in medium precision", partial(snli, precision="medium", names=IN_MEDIUM)),
+        "parses": (f", {N_PARSES} random parses of each sentence", parses),
         "distinct": (", no word twice in a batch", partial(snli, names=FASTEST, distinct=True)),
     }
     return [

@@ -55,7 +55,11 @@ def check_agreement(
     if isinstance(policy, EncodingPolicy):
         _check_sharing(estimator, pacing, name, trains=trains)
     elif not trains:
-        for option, given in (("warmup", pacing.warmup > 0), ("encoder_every", pacing.encoder_every > 1)):
+        for option, given in (
+            ("warmup", pacing.warmup > 0),
+            ("encoder_every", pacing.encoder_every > 1),
+            ("fresh_start", pacing.fresh_start),
+        ):
             if given:
                 raise ValueError(
                     f"{option}={getattr(pacing, option)} is about an encoder that learns, and none does "
@@ -93,6 +97,7 @@ def _check_sharing(estimator: Estimator, pacing: Pacing, name: str, *, trains: b
         f"policy_every={pacing.policy_every}": pacing.policy_every > 1,
         f"encoder_every={pacing.encoder_every}": pacing.encoder_every > 1,
         f"policy_average={pacing.policy_average}": pacing.policy_average > 0,
+        f"fresh_start={pacing.fresh_start}": pacing.fresh_start,
     }
     for option, given in apart.items():
         if given:

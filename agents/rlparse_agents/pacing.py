@@ -12,6 +12,7 @@ import torch
 from rlparse import lockstep
 from rlparse.corpora.batching import sequential_batches
 from rlparse.corpora.corpus import Corpus
+from rlparse_agents.fresh_start import FreshStart
 
 CurriculumName = Literal["none", "length", "depth"]
 
@@ -33,6 +34,11 @@ class Pacing:
         curriculum_start: Limit at the beginning.
         curriculum_step: By how much it rises.
         curriculum_competence: Moving average of the training accuracy above which it rises.
+        fresh_start: Let the encoder begin again once the parses have settled, see `rlparse_agents.fresh_start`.
+        settled: Normalised entropy of the policy below which they have.
+        competence: Training accuracy above which the fresh encoder knows enough for the policy to go on.
+        patience: Iterations after which it does not, and both begin again.
+        refine_every: Update the policy in one iteration of so many from then on.
 
     Raises:
         ValueError: An option is unknown or out of range, or two exclude each other.
@@ -46,9 +52,14 @@ class Pacing:
     curriculum_start: int = 6
     curriculum_step: int = 2
     curriculum_competence: float = 0.8
+    fresh_start: bool = False
+    settled: float = 0.1
+    competence: float = 0.9
+    patience: int = 4000
+    refine_every: int = 4
 
     def __post_init__(self) -> None:
-        bounds = {"warmup": 0, "policy_every": 1, "encoder_every": 1, "curriculum_step": 1}
+        bounds = {"warmup": 0, "policy_every": 1, "encoder_every": 1, "curriculum_step": 1, "refine_every": 1}
         for name, least in bounds.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -63,10 +74,19 @@ class Pacing:
             raise ValueError(
                 f"curriculum_competence is an accuracy to get above, in [0, 1), got {self.curriculum_competence}"
             )
+        self.make_fresh_start()
         if self.curriculum not in get_args(CurriculumName):
             raise ValueError(
                 f"unknown curriculum {self.curriculum!r}; known: {', '.join(get_args(CurriculumName))}"
             )
+
+    def make_fresh_start(self) -> FreshStart:
+        """Build what follows the phases of a fresh start.
+
+        Raises:
+            ValueError: An option is out of range.
+        """
+        return FreshStart(settled=self.settled, competence=self.competence, patience=self.patience)
 
 
 def difficulty_of(corpus: Corpus, by: Literal["length", "depth"]) -> npt.NDArray[np.int64]:

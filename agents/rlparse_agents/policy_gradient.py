@@ -36,6 +36,7 @@ from rlparse_agents.examiner import Examiner
 from rlparse_agents.exploration import EntropyTarget
 from rlparse_agents.exploration import Schedule as ProgressSchedule
 from rlparse_agents.fixed import FixedTreePolicy, fixed_derivations
+from rlparse_agents.fresh_start import PHASES, FreshStart, Phase
 from rlparse_agents.gumbel_policy import GumbelPolicy
 from rlparse_agents.iteration import Iteration, TransitionBar
 from rlparse_agents.measurements import Measurements
@@ -245,9 +246,16 @@ class PolicyGradient(ZippedAgent):
         )
         if self.model is not None:
             self.model.to(self.device)
+        self.fresh_start: FreshStart | None = None
+        if self.pacing.fresh_start and isinstance(self.policy, LearningPolicy):
+            assert self.model is not None  # `check_agreement` has seen to it
+            self.fresh_start = self.pacing.make_fresh_start()
+            self._first_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.examiner = Examiner(self.reward, self.model)
         self._setup_estimator()
         self._setup_optimizers(trains)
+        if isinstance(self.entropy_coef, EntropyTarget):
+            self._first_entropy_weight = self.entropy_coef.weight
 
     def _admit(self) -> None:
         """Begin to draw batches: of all examples, or of those that the curriculum admits."""
@@ -406,6 +414,11 @@ class PolicyGradient(ZippedAgent):
         """Share of the training that was done before this iteration, from 0 to 1."""
         return 1.0 - self._current_progress_remaining
 
+    @property
+    def _explored(self) -> float:
+        """What schedules of exploration follow: the progress, or that of the attempt that is being made."""
+        return self.progress if self.fresh_start is None else self.fresh_start.explored(self.progress)
+
     def _iterate(self) -> None:
         """Sample, encode, reward and update."""
         start = time.perf_counter()
@@ -414,9 +427,11 @@ class PolicyGradient(ZippedAgent):
         K = self.n_parses
         batch = next(self.batches)
         examples = Batch(*(field[::K] for field in batch))
+        if self._phase == "relearn" or (self._phase == "refine" and self._resting):
+            batch = examples  # whoever only shows parses needs no others to compare them with
         self.policy.set_training_mode(True)
         if isinstance(self.policy, LearningPolicy | EncodingPolicy):
-            heat = self.temperature(self.progress) if callable(self.temperature) else self.temperature
+            heat = self.temperature(self._explored) if callable(self.temperature) else self.temperature
             if not heat > 0.0:
                 raise ValueError(f"temperature must be above 0, got {heat} at progress {self.progress:.3g}")
             self.policy.temperature = heat
@@ -446,8 +461,23 @@ class PolicyGradient(ZippedAgent):
         record("time/examples_per_second", examples.n_examples / seconds)
         record("time/transitions_per_second", taken / seconds)
         record("time/data_wait", self.batches.seconds_waited / seconds)
+        accuracy = measured.get("rollout/accuracy", measured["rollout/reward"])
         if self.curriculum is not None:
-            self._advance_curriculum(measured.get("rollout/accuracy", measured["rollout/reward"]))
+            self._advance_curriculum(accuracy)
+        if self.fresh_start is not None:
+            self._advance_phase(measured.get("rollout/entropy"), accuracy)
+
+    @property
+    def _phase(self) -> Phase | None:
+        return None if self.fresh_start is None else self.fresh_start.phase
+
+    @property
+    def _resting(self) -> bool:
+        """Whether the policy does not learn in this iteration."""
+        if self._phase == "relearn":
+            return True
+        every = self.pacing.refine_every if self._phase == "refine" else self.pacing.policy_every
+        return self.n_iterations < self.pacing.warmup or self.n_iterations % every > 0
 
     def _learn_apart(self, batch: Batch, examples: Batch) -> Outcome:
         """Set the gradients of a policy and an encoder that have no weights in common."""
@@ -458,8 +488,7 @@ class PolicyGradient(ZippedAgent):
         rollout = self._roll_out(batch, warming)
         vectors, logits = self._update_encoder(batch, rollout.trace, warming)
         rewards = self.examiner.rewards(batch, rollout.transitions, logits)
-        resting = warming or self.n_iterations % self.pacing.policy_every > 0
-        if self.policy_optimizer is None or resting:
+        if self.policy_optimizer is None or self._resting:
             return Outcome(rollout, rewards, logits)
         assert isinstance(self.policy, LearningPolicy)
         judgement = self.policy.judge(rollout)
@@ -494,6 +523,8 @@ class PolicyGradient(ZippedAgent):
                 return Rollout.of(batch.tokens, batch.lengths, derivations)
             if self.estimator.objective == "supervised":
                 return Rollout.of(batch.tokens, batch.lengths, batch.gold.long())
+            if self._phase == "relearn":
+                return Rollout.of(batch.tokens, batch.lengths, self.policy.derive(batch, greedy=True))
             return self.policy.sample(batch, generator=self.generator)
         transitions = self.policy.derive(batch, generator=self.generator)
         return Rollout.of(batch.tokens, batch.lengths, transitions)
@@ -573,7 +604,7 @@ class PolicyGradient(ZippedAgent):
         if isinstance(weight, EntropyTarget):
             weight = weight.weight
         elif callable(weight):
-            weight = weight(self.progress)
+            weight = weight(self._explored)
         loss, measured = self.policy_loss(weighed, judgement, examples=examples, entropy_coef=weight)
         for tag, value in measured.items():
             self._measured.put(tag, value)
@@ -609,9 +640,9 @@ class PolicyGradient(ZippedAgent):
         if isinstance(weight, EntropyTarget):
             self.logger.record("train/entropy_coef", weight.weight)
             if decides:
-                weight.update(measured["rollout/entropy"], self.progress)
+                weight.update(measured["rollout/entropy"], self._explored)
         elif callable(weight):
-            self.logger.record("train/entropy_coef", weight(self.progress))
+            self.logger.record("train/entropy_coef", weight(self._explored))
 
     def _advance_curriculum(self, accuracy: float) -> None:
         """Admit harder examples, if this batch has shown that it is time."""
@@ -620,6 +651,33 @@ class PolicyGradient(ZippedAgent):
             self.batches.close()
             self._admit()
         self.logger.record("train/curriculum", self.curriculum.limit)
+
+    def _advance_phase(self, entropy: float | None, accuracy: float) -> None:
+        """Go on to the next phase of a fresh start, if this batch has shown that it is time."""
+        assert self.fresh_start is not None
+        begun = self.fresh_start.observe(self.progress, entropy=entropy, accuracy=accuracy)
+        if begun == "relearn":
+            self._begin_again_with_encoder()
+        elif begun == "explore":
+            self._begin_again_with_encoder()
+            self._begin_again_with_policy()
+        self.logger.record("train/phase", PHASES.index(self.fresh_start.phase))
+        self.logger.record("train/attempts", self.fresh_start.attempts)
+
+    def _begin_again_with_encoder(self) -> None:
+        """Give the classifier its first weights, and let its optimiser forget."""
+        assert self.model is not None
+        assert self.encoder_optimizer is not None
+        self.model.load_state_dict(self._first_weights)
+        self.encoder_optimizer.state.clear()
+
+    def _begin_again_with_policy(self) -> None:
+        """Draw new weights for the policy, and let what follows it forget."""
+        assert self.policy_optimizer is not None
+        self.policy.load_state_dict(self._make_policy().state_dict())
+        self.policy_optimizer.state.clear()
+        if isinstance(self.entropy_coef, EntropyTarget):
+            self.entropy_coef.load_state_dict({"weight": self._first_entropy_weight})
 
     @contextmanager
     def evaluated_policy(self) -> Iterator[ParsingPolicy]:
@@ -646,13 +704,16 @@ class PolicyGradient(ZippedAgent):
 
     def _step(self) -> None:
         """Follow the gradients that were set, at the learning rates of now."""
+        remaining = self._current_progress_remaining
+        if self.fresh_start is not None:
+            remaining = self.fresh_start.unrefined(self.progress)
         for optimizer, schedule, whose in (
             (self.encoder_optimizer, self._encoder_schedule, "encoder"),
             (self.policy_optimizer, self.lr_schedule, "policy"),
         ):
             if optimizer is None or optimizer not in self._due:
                 continue
-            rate = schedule(self._current_progress_remaining)
+            rate = schedule(remaining)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
@@ -675,6 +736,7 @@ class PolicyGradient(ZippedAgent):
             "reference": self.reference,
             "policy_average": self.policy_average,
             "curriculum": self.curriculum,
+            "fresh_start": self.fresh_start,
             "entropy": self.entropy_coef if isinstance(self.entropy_coef, EntropyTarget) else None,
         }
         return state | {name: part.state_dict() for name, part in parts.items() if part is not None}
@@ -691,6 +753,8 @@ class PolicyGradient(ZippedAgent):
             part = getattr(self, name)
             if part is not None:
                 part.load_state_dict(state[name])
+        if self.fresh_start is not None:
+            self.fresh_start.load_state_dict(state["fresh_start"])
         if self.curriculum is not None:
             self.curriculum.load_state_dict(state["curriculum"])
             self._admit()

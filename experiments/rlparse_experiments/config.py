@@ -236,6 +236,17 @@ class PacingConfig:
     """By how much the limit rises."""
     curriculum_competence: float = 0.8
     """It rises when the accuracy in training is above this."""
+    fresh_start: bool = False
+    """Once the parses have settled, the encoder begins again and learns alone; then both go on. Learning rates fall
+    from then on only, and schedules of exploration follow the attempt."""
+    settled: float = 0.1
+    """fresh_start: the parses have settled when the policy's entropy is below this share of the greatest."""
+    competence: float = 0.9
+    """fresh_start: training accuracy from which on the policy learns again."""
+    patience: int = 4000
+    """fresh_start: iterations after which both begin again if the encoder is not competent by then."""
+    refine_every: int = 4
+    """fresh_start: update the policy every so many iterations once the encoder is competent."""
 
 
 @dataclass(frozen=True)

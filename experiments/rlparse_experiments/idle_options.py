@@ -71,6 +71,11 @@ NEEDS: dict[str, Needs] = {
         ("pacing.curriculum_start", "pacing.curriculum_step", "pacing.curriculum_competence"),
         Needs("pacing.curriculum", ("length", "depth")),
     ),
+    "pacing.fresh_start": Needs("parser.kind", LEARNS_ALONE),
+    **dict.fromkeys(
+        ("pacing.settled", "pacing.competence", "pacing.patience", "pacing.refine_every"),
+        Needs("pacing.fresh_start", (True,)),
+    ),
     **dict.fromkeys(
         ("pacing.warmup", "pacing.policy_every", "pacing.policy_average"), Needs("parser.kind", LEARNS)
     ),

@@ -1,0 +1,140 @@
+"""A fresh start: once the parses have settled, the encoder that saw them change begins again, on what they are now."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+from rlparse.errors import CheckpointError
+
+Phase = Literal["explore", "relearn", "refine"]
+
+PHASES: tuple[str, ...] = get_args(Phase)
+
+
+class FreshStart:
+    """Say in which of three phases an agent is, from nothing but its entropy and its accuracy in training.
+
+        explore   Parser and encoder learn together, until the parser is sure of its parses.
+        relearn   The encoder begins again from its first weights and learns alone, from the likeliest parses.
+        refine    Once it is competent, the parser goes on too, to the end.
+
+    An encoder that has learned for long from bad trees learns hard functions (ListOps' sum modulo 10) late on good
+    ones, or never; a fresh one does so soon. If it is not competent after ``patience`` iterations, the parses are not
+    good enough: parser and encoder both begin again with exploring.
+
+    What decides are moving averages over ``memory`` iterations of the phase. Reference: Nikishin et al. 2022, "The
+    Primacy Bias in Deep Reinforcement Learning", who reset parts of an agent by the clock.
+
+    Args:
+        settled: Normalised entropy, mean over free decisions, below which exploring ends.
+        competence: Accuracy in training above which the encoder is competent.
+        patience: Iterations of relearning after which it is not.
+        memory: Iterations that the averages cover.
+
+    Attributes:
+        phase: The phase of now.
+        since: Share of the run that was done when it began.
+        attempts: How often exploring began.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    def __init__(
+        self, *, settled: float = 0.1, competence: float = 0.9, patience: int = 4000, memory: int = 100
+    ) -> None:
+        for name, value in (("settled", settled), ("competence", competence)):
+            if not 0.0 < value < 1.0:
+                raise ValueError(f"{name} must be between 0 and 1, got {value}")
+        for name, count in (("patience", patience), ("memory", memory)):
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        self.settled = settled
+        self.competence = competence
+        self.patience = patience
+        self.memory = memory
+        self.phase: Phase = "explore"
+        self.since = 0.0
+        self.attempts = 1
+        self._average, self._n_observed = 0.0, 0
+
+    def explored(self, progress: float) -> float:
+        """Give the share of the run that exploring has taken so far, which schedules of exploration follow; 1 after it.
+
+        Args:
+            progress: Share of the run that is done.
+        """
+        return progress - self.since if self.phase == "explore" else 1.0
+
+    def unrefined(self, progress: float) -> float:
+        """Give the share of refining that is to come, which learning rates follow: 1 before it begins, 0 at its end.
+
+        Args:
+            progress: Share of the run that is done.
+        """
+        if self.phase != "refine":
+            return 1.0
+        return (1.0 - progress) / (1.0 - self.since) if self.since < 1.0 else 0.0
+
+    def observe(self, progress: float, *, entropy: float | None, accuracy: float) -> Phase | None:
+        """Take in what an iteration has measured.
+
+        Args:
+            progress: Share of the run that is done.
+            entropy: Normalised entropy of the parser's free decisions, in 0..1; None where it had none.
+            accuracy: Of the training batch, in 0..1.
+
+        Returns:
+            The phase that begins with the next iteration, or None if nothing changes.
+
+        Raises:
+            ValueError: A figure is not a number.
+        """
+        value = entropy if self.phase == "explore" else accuracy
+        if self.phase == "refine" or value is None:
+            return None
+        if not math.isfinite(value):
+            raise ValueError(f"phases follow finite entropies and accuracies, got {value}")
+        self._n_observed += 1
+        self._average += (value - self._average) / min(self._n_observed, self.memory)
+        if self._n_observed >= self.memory:
+            if self.phase == "explore" and self._average < self.settled:
+                return self._begin("relearn", progress)
+            if self.phase == "relearn" and self._average > self.competence:
+                return self._begin("refine", progress)
+        if self.phase == "relearn" and self._n_observed >= self.patience:
+            self.attempts += 1
+            return self._begin("explore", progress)
+        return None
+
+    def _begin(self, phase: Phase, progress: float) -> Phase:
+        self.phase, self.since = phase, progress
+        self._average, self._n_observed = 0.0, 0
+        return phase
+
+    def state_dict(self) -> dict[str, int | float | str]:
+        """Give what continuing needs, as plain values."""
+        return {
+            "phase": self.phase,
+            "since": self.since,
+            "attempts": self.attempts,
+            "average": self._average,
+            "n_observed": self._n_observed,
+        }
+
+    def load_state_dict(self, state: Mapping[str, int | float | str]) -> None:
+        """Continue from where a state was taken.
+
+        Raises:
+            CheckpointError: It is not the state of a fresh start.
+        """
+        own = self.state_dict()
+        if set(state) != set(own) or state["phase"] not in PHASES:
+            raise CheckpointError(
+                f"the state of a fresh start has {sorted(own)} and a phase of {', '.join(PHASES)}, found {dict(state)}"
+            )
+        self.phase = next(phase for phase in get_args(Phase) if phase == state["phase"])
+        self.since, self.attempts = float(state["since"]), int(state["attempts"])
+        self._average, self._n_observed = float(state["average"]), int(state["n_observed"])

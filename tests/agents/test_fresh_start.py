@@ -1,0 +1,280 @@
+"""An encoder that begins again once the parses have settled."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from rlparse.errors import CheckpointError
+from rlparse_agents.exploration import EntropyTarget, Interpolated
+from rlparse_agents.fresh_start import FreshStart
+from rlparse_agents.pacing import Pacing
+from small_agents import agent_of, iterate, model_of, recording, same_weights, weights_of
+
+# ------------------------------------------------------------------------------------------------------ phases
+
+
+def test_phases_follow_entropy_and_accuracy():
+    phases = FreshStart(settled=0.3, competence=0.8, patience=10, memory=2)
+    seen = []
+    for progress, entropy, accuracy in (
+        (0.0, 0.9, 0.9),  # accuracy does not matter yet
+        (0.1, 0.25, 0.9),  # mean 0.575
+        (0.2, 0.2, 0.9),  # (0.575 + 0.2) / 2 = 0.3875
+        (0.3, 0.2, 0.9),  # 0.29: settled
+        (0.4, None, 0.9),  # one is not enough
+        (0.5, None, 0.6),  # 0.75
+        (0.6, None, 0.9),  # 0.825: competent
+        (0.7, 0.9, 0.1),  # and so to the end
+        (0.8, 0.9, 0.1),
+    ):
+        phases.observe(progress, entropy=entropy, accuracy=accuracy)
+        seen.append((phases.phase, phases.since))
+    assert seen == [
+        ("explore", 0.0),
+        ("explore", 0.0),
+        ("explore", 0.0),
+        ("relearn", 0.3),
+        ("relearn", 0.3),
+        ("relearn", 0.3),
+        ("refine", 0.6),
+        ("refine", 0.6),
+        ("refine", 0.6),
+    ]
+    assert phases.attempts == 1
+
+
+def test_it_explores_again_when_the_encoder_does_not_become_competent():
+    phases = FreshStart(settled=0.3, competence=0.8, patience=3, memory=1)
+    begun = [phases.observe(0.1, entropy=0.1, accuracy=0.2)]
+    begun += [phases.observe(0.2 + 0.1 * i, entropy=None, accuracy=0.7) for i in range(3)]
+    assert begun == ["relearn", None, None, "explore"]
+    assert (phases.attempts, phases.since) == (2, pytest.approx(0.4))
+    assert phases.observe(0.5, entropy=0.1, accuracy=0.2) == "relearn"
+
+
+def test_an_iteration_without_a_choice_does_not_count():
+    phases = FreshStart(settled=0.3, memory=2)
+    for _ in range(5):
+        assert phases.observe(0.1, entropy=None, accuracy=0.5) is None
+    assert phases.observe(0.1, entropy=0.1, accuracy=0.5) is None
+    assert phases.observe(0.1, entropy=0.1, accuracy=0.5) == "relearn"
+
+
+def test_schedules_follow_the_attempt_and_rates_the_refining():
+    phases = FreshStart(settled=0.3, competence=0.8, patience=1, memory=1)
+    assert (phases.explored(0.2), phases.unrefined(0.2)) == (0.2, 1.0)
+    phases.observe(0.2, entropy=0.1, accuracy=0.1)
+    assert (phases.explored(0.2), phases.unrefined(0.2)) == (1.0, 1.0)
+    phases.observe(0.3, entropy=None, accuracy=0.1)  # in vain
+    assert phases.explored(0.5) == pytest.approx(0.2)
+    phases.observe(0.5, entropy=0.1, accuracy=0.1)
+    phases.observe(0.6, entropy=None, accuracy=0.9)
+    assert phases.explored(0.7) == 1.0
+    assert [phases.unrefined(p) for p in (0.6, 0.8, 1.0)] == pytest.approx([1.0, 0.5, 0.0])
+
+
+def test_refining_may_begin_at_the_very_end():
+    phases = FreshStart(settled=0.3, competence=0.8, memory=1)
+    phases.observe(0.9, entropy=0.1, accuracy=0.1)
+    phases.observe(1.0, entropy=None, accuracy=0.9)
+    assert phases.unrefined(1.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"settled": 0.0}, "settled must be between 0 and 1, got 0.0"),
+        ({"competence": 1.0}, "competence must be between 0 and 1, got 1.0"),
+        ({"patience": 0}, "patience must be at least 1, got 0"),
+        ({"memory": 0}, "memory must be at least 1, got 0"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        FreshStart(**options)
+
+
+@pytest.mark.parametrize("options", [{"settled": 1.0}, {"competence": 0.0}, {"patience": 0}])
+def test_a_pace_checks_them_too(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Pacing(**options)
+
+
+@pytest.mark.parametrize(
+    "figures", [{"entropy": math.nan, "accuracy": 0.5}, {"entropy": math.inf, "accuracy": 0.5}]
+)
+def test_figures_have_to_be_numbers(figures):
+    with pytest.raises(ValueError, match="finite"):
+        FreshStart().observe(0.1, **figures)
+
+
+def test_it_goes_on_from_its_state():
+    def new() -> FreshStart:
+        return FreshStart(settled=0.3, competence=0.8, patience=3, memory=2)
+
+    figures = [
+        (0.2, 0.5),
+        (0.2, 0.5),
+        (None, 0.6),
+        (None, 0.7),
+        (None, 0.6),
+        (0.1, 0.9),
+        (0.1, 0.9),
+        (None, 0.9),
+    ]
+    straight, first = new(), new()
+    for i, (entropy, accuracy) in enumerate(figures):
+        straight.observe(i / 10, entropy=entropy, accuracy=accuracy)
+        first.observe(i / 10, entropy=entropy, accuracy=accuracy)
+        second = new()
+        second.load_state_dict(first.state_dict())
+        assert second.state_dict() == straight.state_dict()
+        first = second
+    assert (straight.phase, straight.attempts) == ("relearn", 2)
+
+
+@pytest.mark.parametrize("change", [{"phase": "asleep"}, {"more": 1}])
+def test_another_state_is_refused(change):
+    state = FreshStart().state_dict() | change
+    with pytest.raises(CheckpointError, match="the state of a fresh start has"):
+        FreshStart().load_state_dict(state)
+
+
+# ----------------------------------------------------------------------------------------------------- an agent
+
+
+def beginner(corpus, **options):
+    pacing = Pacing(
+        **(
+            {"fresh_start": True, "settled": 0.5, "competence": 0.5, "patience": 50}
+            | options.pop("pacing", {})
+        )
+    )
+    agent = agent_of(corpus, "accuracy", model=model_of(corpus), pacing=pacing, **options)
+    agent.fresh_start.memory = 2
+    return agent
+
+
+def put_in(agent, phase):
+    """Let the next iteration be the first one of a phase."""
+    agent.fresh_start.phase = phase
+    agent.fresh_start._average, agent.fresh_start._n_observed = 0.0, 0
+
+
+def moved(agent, n):
+    found = []
+    for _ in range(n):
+        before = weights_of(agent.policy), weights_of(agent.model)
+        iterate(agent, 1)
+        after = weights_of(agent.policy), weights_of(agent.model)
+        found.append(
+            "".join(w for w, a, b in zip("pe", before, after, strict=True) if not same_weights(a, b))
+        )
+    return found
+
+
+def sure(agent):
+    """Make the policy sure of left-branching trees."""
+    with torch.no_grad():
+        agent.policy.head.bias[:] = torch.tensor([-50.0, 50.0])
+
+
+def test_a_sure_parser_lets_the_encoder_begin_again(pairs):
+    agent = beginner(pairs)
+    first = weights_of(agent.model)
+    sure(agent)
+    iterate(agent, 1)
+    assert not same_weights(weights_of(agent.model), first)
+    iterate(agent, 1)
+    assert agent.fresh_start.phase == "relearn"
+    assert same_weights(weights_of(agent.model), first)
+    assert not agent.encoder_optimizer.state
+
+
+def test_an_unsure_parser_explores_on(pairs):
+    agent = beginner(pairs)
+    assert moved(agent, 4) == ["pe"] * 4
+    assert agent.fresh_start.phase == "explore"
+
+
+def test_relearning_shows_the_encoder_one_greedy_parse_of_each_example(pairs):
+    agent = beginner(pairs, pacing={"competence": 0.999}, n_parses=4)
+    put_in(agent, "relearn")
+    assert moved(agent, 3) == ["e"] * 3
+    last = agent.last_iteration
+    assert last.batch.n_examples == 4
+    with torch.no_grad():
+        assert torch.equal(last.transitions, agent.policy.derive(last.batch, greedy=True))
+
+
+def test_a_competent_encoder_lets_the_parser_go_on(pairs):
+    agent = beginner(pairs, pacing={"refine_every": 3})
+    put_in(agent, "relearn")
+    agent.fresh_start.competence = 1e-9
+    agent.pacing = Pacing(fresh_start=True, refine_every=3)
+    iterate(agent, 2)
+    assert agent.fresh_start.phase == "refine"
+    assert agent.n_iterations == 2
+    sizes, who = [], []
+    for _ in range(6):
+        who += moved(agent, 1)
+        sizes.append(agent.last_iteration.batch.n_examples)
+    assert who == ["e", "pe", "e", "e", "pe", "e"]  # iterations 2 to 7
+    assert sizes == [4, 16, 4, 4, 16, 4]
+
+
+def test_in_vain_both_begin_again(pairs):
+    target = EntropyTarget(Interpolated(0.7, 0.1), start=0.01)
+    agent = beginner(pairs, pacing={"competence": 0.999, "patience": 2}, entropy_coef=target)
+    writer = recording(agent)
+    encoder, policy = weights_of(agent.model), weights_of(agent.policy)
+    iterate(agent, 2)
+    target.weight = 5.0
+    put_in(agent, "relearn")
+    iterate(agent, 2)
+    assert agent.fresh_start.phase == "explore"
+    assert writer.curve("train/attempts") == [1, 1, 1, 2]
+    assert writer.curve("train/phase") == [0, 0, 1, 0]
+    assert same_weights(weights_of(agent.model), encoder)
+    assert not same_weights(weights_of(agent.policy), policy)  # others than the first ones
+    assert not agent.policy_optimizer.state
+    assert target.weight == 0.01
+    assert moved(agent, 2) == ["pe"] * 2
+
+
+def test_learning_rates_fall_only_while_refining(pairs):
+    agent = beginner(pairs, learning_rate=lambda left: left, encoder_learning_rate=lambda left: left)
+    writer = recording(agent)
+    agent.learn(10**9, total_iterations=2)
+    put_in(agent, "relearn")
+    agent.learn(10**9, reset_num_timesteps=False, total_iterations=4)
+    put_in(agent, "refine")
+    agent.fresh_start.since = 0.5
+    agent.learn(10**9, reset_num_timesteps=False, total_iterations=8)
+    rates = writer.curve("train/learning_rate_encoder")
+    assert rates == pytest.approx([1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25])
+
+
+def test_parsers_that_do_not_learn_need_no_fresh_start(pairs):
+    agent = agent_of(
+        pairs,
+        "accuracy",
+        model=model_of(pairs),
+        policy="FixedTreePolicy",
+        policy_kwargs={"kind": "left"},
+        n_parses=1,
+        pacing=Pacing(fresh_start=True),
+    )
+    assert agent.fresh_start is None
+
+
+def test_it_goes_on_in_the_phase_that_was_stored(pairs):
+    agent = beginner(pairs)
+    put_in(agent, "relearn")
+    agent.fresh_start.since = 0.25
+    other = beginner(pairs)
+    other.load_learning_state(agent.learning_state())
+    assert (other.fresh_start.phase, other.fresh_start.since) == ("relearn", 0.25)

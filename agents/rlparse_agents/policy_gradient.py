@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from rlparse import lockstep
 from rlparse.corpora.batch_stream import BatchStream
-from rlparse.corpora.batching import Batch, BatchOrder
+from rlparse.corpora.batching import POOL_BATCHES, Batch, BatchOrder
 from rlparse.corpora.corpus import Corpus
 from rlparse.lockstep import Trace
 from rlparse.models.nli_model import NLIModel
@@ -100,6 +100,8 @@ class PolicyGradient(ZippedAgent):
         encoder_learning_rate: The same for the classifier and its encoder, and what shares weights with it.
         batch_size: B.
         n_parses: K.
+        pool_batches: Batches whose examples are sorted by length together, see `BatchOrder`. Many save padding; 1 mixes
+            lengths in every batch, without which a policy may be driven to and fro by long and short sentences.
         estimator: How rewards become a gradient; None takes the defaults of `Estimator`.
         entropy_coef: Weight of the normalised entropy, averaged over free decisions: a number, a schedule of the
             progress made (0 to 1), or an `EntropyTarget`, which is moved by what it sees.
@@ -143,6 +145,7 @@ class PolicyGradient(ZippedAgent):
         encoder_learning_rate: float | Schedule = 1e-3,
         batch_size: int = 64,
         n_parses: int = 4,
+        pool_batches: int = POOL_BATCHES,
         estimator: Estimator | None = None,
         entropy_coef: float | ProgressSchedule | EntropyTarget = 0.01,
         temperature: float | ProgressSchedule = 1.0,
@@ -185,6 +188,7 @@ class PolicyGradient(ZippedAgent):
         self.encoder_learning_rate = encoder_learning_rate
         self.batch_size = batch_size
         self.n_parses = n_parses
+        self.pool_batches = pool_batches
         self.estimator = Estimator() if estimator is None else estimator
         self.entropy_coef = entropy_coef
         self.temperature = temperature
@@ -264,7 +268,7 @@ class PolicyGradient(ZippedAgent):
         if self.curriculum is not None:
             corpus = corpus.subset(self.curriculum.admitted())
             seed += _SEEDS_APART * self.curriculum.limit
-        self.order = BatchOrder(corpus.lengths, self.batch_size, seed=seed)
+        self.order = BatchOrder(corpus.lengths, self.batch_size, seed=seed, pool_batches=self.pool_batches)
         self.batches = BatchStream(corpus, self.order, repeats=self.n_parses, device=self.device)
 
     def _make_policy(self) -> ParsingPolicy:

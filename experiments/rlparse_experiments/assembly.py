@@ -277,6 +277,7 @@ def _make_agent(config: TrainConfig, corpora: Corpora) -> PolicyGradient:
         encoder_learning_rate=LearningRate(encoder.learning_rate, encoder.rate_schedule),
         batch_size=agent.batch_size,
         n_parses=agent.n_parses if config.parser.kind in LEARNED_PARSERS else 1,
+        pool_batches=agent.pool_batches,
         estimator=make_estimator(agent),
         entropy_coef=entropy_weight(agent),
         temperature=temperature_schedule(agent),

@@ -156,6 +156,8 @@ class AgentConfig:
     """Examples per iteration."""
     n_parses: int = 4
     """Parses sampled per example (K)."""
+    pool_batches: int = 2000
+    """Batches whose examples are sorted by length together: many save padding, 1 mixes lengths in every batch."""
     objective: Literal["reinforce", "ppo", "supervised"] = "reinforce"
     """What the policy follows; supervised imitates gold parses."""
     baseline: Literal[

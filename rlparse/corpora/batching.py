@@ -15,6 +15,9 @@ from rlparse.errors import CheckpointError
 
 IntArray = npt.NDArray[np.int64]
 
+POOL_BATCHES = 2000
+"""Batches whose examples `BatchOrder` sorts by length together, unless it is told otherwise."""
+
 
 class Batch(NamedTuple):
     """Padded examples as tensors, in R = S * B rows: row ``s * B + b`` is sentence s of example b.
@@ -141,7 +144,7 @@ class BatchOrder:
         *,
         seed: int,
         shuffle: bool = True,
-        pool_batches: int = 2000,
+        pool_batches: int = POOL_BATCHES,
     ) -> None:
         if lengths.ndim != 2 or len(lengths) == 0:
             raise ValueError(f"lengths must be [n, S] with n >= 1 examples, got shape {lengths.shape}")

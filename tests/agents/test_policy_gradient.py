@@ -240,6 +240,17 @@ def test_an_iteration_takes_a_batch_and_parses_every_example_k_times(pairs):
     assert (agent.order.epoch, agent.order.position) == (1, 0)
 
 
+def test_batches_hold_sentences_of_one_length_or_of_many(word_salad):
+    def spread(agent: PolicyGradient) -> float:
+        batches = agent.order.epoch_batches(0)
+        return float(np.mean([np.ptp(word_salad.lengths[batch]) for batch in batches]))
+
+    n = len(word_salad) // 4
+    assert spread(agent_of(word_salad, batch_size=n, pool_batches=1)) > 2 * spread(
+        agent_of(word_salad, batch_size=n)
+    )
+
+
 def test_gradients_are_clipped(pairs):
     model = model_of(pairs)
     agent = agent_of(pairs, "accuracy", model=model, max_grad_norm=1e-3, entropy_coef=1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -25,9 +26,12 @@ from rlparse_agents.parsing_policy import ParsingPolicy
 from rlparse_agents.policy_gradient import PolicyGradient
 from rlparse_envs.observations import GameSize, SymbolicObserver
 from rlparse_envs.shift_reduce import ShiftReduceEnv
-from rlparse_experiments.config import AgentConfig, RateSchedule, TrainConfig
+from rlparse_experiments.config import AgentConfig, CorpusConfig, RateSchedule, TrainConfig
 from rlparse_experiments.option_names import with_option_names
 from rlparse_experiments.run_folder import RunFolder
+
+NO_LIMIT = -1
+"""What ``corpus.test_max_tokens`` is for a test set without a limit."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,16 @@ class Corpora:
         dev: Examples that measure; never trained on.
         vocabulary: Of the training examples.
         report: Lines for a person: which files, how many examples.
+        test: Examples that measure the final weights, where that is asked for.
+        test_report: Lines for a person about these.
     """
 
     train: Corpus
     dev: Corpus
     vocabulary: Vocabulary
     report: tuple[str, ...]
+    test: Corpus | None = None
+    test_report: tuple[str, ...] = ()
 
 
 def make_corpora(config: TrainConfig, vocabulary: Vocabulary | None = None) -> Corpora:
@@ -56,10 +64,17 @@ def make_corpora(config: TrainConfig, vocabulary: Vocabulary | None = None) -> C
 
     Raises:
         CorpusError: A file is malformed or missing.
-        ConfigError: Nothing is left to train on, or gold parses are missing that the parser or the reward needs.
+        ConfigError: Nothing is left to train on, gold parses are missing that the parser or the reward needs, or there
+            is no test set to measure on.
     """
     loaded = _load(config)
     train, dev, report = loaded.train, loaded.dev, loaded.lines()
+    test = loaded.test if config.run.test else None
+    if config.run.test and test is None:
+        raise ConfigError(
+            f"run.test measures on a test set, and {loaded.name} has none; leave it out, and measure other files by "
+            "rlparse evaluate RUN --data FILES"
+        )
     keep = np.ones(len(train), dtype=bool)
     if config.corpus.max_tokens:
         keep &= train.lengths.max(axis=1) <= config.corpus.max_tokens
@@ -76,21 +91,26 @@ def make_corpora(config: TrainConfig, vocabulary: Vocabulary | None = None) -> C
     if len(chosen) < len(train):
         report = [*report, f"  {len(chosen):,} of {len(train):,} training examples are used"]
         train = train.subset(chosen)
-    _check_gold(config, train, dev)
+    _check_gold(config, train, dev, test)
     if vocabulary is None:
         vocabulary = Vocabulary.build(
             train.token_counts(), min_count=config.corpus.min_count, lowercase=config.corpus.lowercase
         )
     return Corpora(
-        train.with_vocabulary(vocabulary), dev.with_vocabulary(vocabulary), vocabulary, tuple(report)
+        train.with_vocabulary(vocabulary),
+        dev.with_vocabulary(vocabulary),
+        vocabulary,
+        tuple(report),
+        None if test is None else test.with_vocabulary(vocabulary),
+        () if test is None else tuple(loaded.reports[2].lines()),
     )
 
 
-def _check_gold(config: TrainConfig, train: Corpus, dev: Corpus) -> None:
+def _check_gold(config: TrainConfig, train: Corpus, dev: Corpus, test: Corpus | None) -> None:
     """Refuse corpora without the gold parses that will be asked for, before an epoch was spent on them."""
     wanted = {}
     if config.parser.kind == "gold":
-        wanted = {"training": train, "dev": dev}
+        wanted = {"training": train, "dev": dev, **({} if test is None else {"test": test})}
     elif config.agent.reward == "gold_f1":
         wanted = {"training": train}
     for part, corpus in wanted.items():
@@ -128,17 +148,41 @@ def _load(config: TrainConfig) -> LoadedCorpora:
             "this task is read from files: name the folder or files with --data, as in "
             "rlparse train snli --data ../shared/data/snli"
         )
+    _check_test_set(settings)
     sizes = {
         "n_train": settings.n_train,
         "n_dev": settings.n_dev,
-        "n_test": settings.n_dev,
+        "n_test": settings.n_test or settings.n_dev,
         "seed": config.seed if settings.seed is None else settings.seed,
     }
     if settings.generator == "logic":
         options: dict[str, Any] = {"operators": list(settings.operators), "brackets": settings.brackets}
     else:
         options = {"max_tokens": settings.max_tokens or None}
+        if settings.test_max_tokens and settings.max_tokens:
+            cap = settings.test_max_tokens
+            options["test_max_tokens"] = math.inf if cap == NO_LIMIT else cap
     return load_generated(settings.generator, cache_dir=cache, **sizes, **options)
+
+
+def _check_test_set(settings: CorpusConfig) -> None:
+    """Refuse a test set that cannot be generated beside the training set.
+
+    Raises:
+        ConfigError: A number is negative, or the test set's cap is below the training set's.
+    """
+    if settings.n_test < 0:
+        raise ConfigError(f"corpus.n_test must be at least 0 (as many as for dev), got {settings.n_test}")
+    longest, cap = settings.test_max_tokens, settings.max_tokens
+    if longest < NO_LIMIT:
+        raise ConfigError(
+            f"corpus.test_max_tokens must be -1 (no limit), 0 (as corpus.max_tokens) or more, got {longest}"
+        )
+    if longest > 0 and (cap == 0 or longest < cap):
+        raise ConfigError(
+            f"corpus.test_max_tokens must not be below corpus.max_tokens ({cap or 'no limit'}), got {longest}: "
+            "training, dev and test expressions are parts of one draw"
+        )
 
 
 def evaluation_corpus(

@@ -41,12 +41,16 @@ class CorpusConfig:
     """Examples to generate for training."""
     n_dev: int = 1_000
     """Examples to generate for the dev set."""
+    n_test: int = 0
+    """Examples to generate for the test set (0: as many as for dev)."""
     operators: tuple[int, int] = (1, 4)
     """logic: least and most operators on the longer side."""
     brackets: Literal["tokens", "dropped"] = "tokens"
     """logic: whether the sentences show their brackets, as published, or leave them to be guessed."""
     max_tokens: int = 0
     """Longest sentence to train on, and longest expression to generate (0: no limit)."""
+    test_max_tokens: int = 0
+    """listops: longest expression of the test set (0: as max_tokens; -1: no limit)."""
     parsed_only: bool = False
     """Train on examples with gold parses only."""
     train_limit: int = 0
@@ -274,6 +278,8 @@ class RunConfig:
     diagnose: bool = False
     """Draw more curves at every evaluation: accuracy by depth, decisions by kind of state, dead units; takes up to
     twice as long as the evaluation."""
+    test: bool = False
+    """Measure the final weights on the test set, too, and write RUN/test; nothing of training depends on it."""
 
 
 @dataclass(frozen=True)

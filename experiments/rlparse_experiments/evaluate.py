@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlparse.bracketings import Bracketings
-from rlparse.checkpoint import write_json
 from rlparse.corpora.batching import sequential_batches
 from rlparse.corpora.corpus import Corpus
 from rlparse.corpora.prefetch import Prefetcher
@@ -23,9 +22,9 @@ from rlparse_agents.decoding import decode
 from rlparse_agents.parsing_policy import EncodingPolicy, LearningPolicy, ParsingPolicy
 from rlparse_experiments.assembly import TrainedRun, evaluation_corpus, open_run
 from rlparse_experiments.config import EvaluateConfig
-from rlparse_experiments.parse_files import ParseRecord, write_parses
+from rlparse_experiments.parse_files import ParseRecord
 from rlparse_experiments.precision import matmul_precision
-from rlparse_experiments.prediction_files import Prediction, write_predictions
+from rlparse_experiments.prediction_files import Prediction
 
 REPORTED = ("nyu", "prpn", "evalb")
 """Conventions of every table."""
@@ -291,7 +290,7 @@ def decoding(how: str, width: int, run: TrainedRun) -> dict[str, Any]:
 
 def run_evaluate(config: EvaluateConfig) -> int:
     """Run ``rlparse evaluate``."""
-    from rlparse_experiments.diagnosis.diagnoser import Diagnoser
+    from rlparse_experiments.evaluation_folder import evaluate, write_evaluation
     from rlparse_experiments.report.diagnosis_tables import print_diagnosis
     from rlparse_experiments.report.tables import console, print_evaluation
 
@@ -300,40 +299,22 @@ def run_evaluate(config: EvaluateConfig) -> int:
         run, config.data, split=config.split, skip_bad_lines=config.skip_bad_lines
     )
     with matmul_precision(config.precision or run.config.precision):
-        measured = measure(
+        evaluation = evaluate(
             run.model,
             run.policy,
             corpus,
-            batch_size=config.batch_size,
+            lines,
             seed=run.config.seed,
+            batch_size=config.batch_size,
+            detail=config.detail,
             **decoding(config.decode, config.width, run),
         )
-        diagnosis = None
-        if config.detail:
-            diagnoser = Diagnoser(corpus, batch_size=config.batch_size)
-            diagnosis = diagnoser.diagnose(run.model, run.policy, measured)
-    table = None
-    if measured.derivations is not None:
-        table = ParseScorer(corpus, seed=run.config.seed).table(measured.derivations)
-    print_evaluation(console(), config.run, lines, measured, table, damaged=run.checkpoint.damaged)
-    if diagnosis is not None:
-        print_diagnosis(console(), diagnosis, run.config.parser.kind)
+    print_evaluation(
+        console(), config.run, run.config.parser.kind, evaluation, damaged=run.checkpoint.damaged
+    )
+    if evaluation.diagnosis is not None:
+        print_diagnosis(console(), evaluation.diagnosis, run.config.parser.kind)
     if config.out is not None:
-        config.out.mkdir(parents=True, exist_ok=True)
-        results: dict[str, Any] = {
-            "run": str(config.run),
-            "corpus": list(lines),
-            "accuracy": measured.accuracy,
-            "cross_entropy": measured.cross_entropy,
-            "parses": None if table is None else table.as_json(),
-        }
-        if diagnosis is not None:
-            results["diagnosis"] = diagnosis.as_json()
-        written = [config.out / "results.json", config.out / "predictions.jsonl"]
-        write_json(written[0], results)
-        write_predictions(written[1], prediction_records(corpus, measured.predicted))
-        if measured.derivations is not None:
-            written.append(config.out / "parses.jsonl")
-            write_parses(written[-1], parse_records(corpus, measured.derivations))
+        written = write_evaluation(config.out, evaluation, config.run)
         print(f"written: {', '.join(map(str, written))}")
     return 0

@@ -33,6 +33,8 @@ class Needs(NamedTuple):
 
 
 NEEDS: dict[str, Needs] = {
+    "corpus.n_test": Needs("corpus.generator", ("logic", "listops")),
+    "corpus.test_max_tokens": Needs("corpus.generator", ("listops",)),
     **dict.fromkeys(("agent.ratio", "agent.clip_low", "agent.clip_high"), Needs("agent.objective", ("ppo",))),
     "agent.value_coef": Needs("agent.baseline", ("value", "step_value")),
     "agent.entropy_coef_end": Needs("agent.entropy", ("scheduled",)),

@@ -8,6 +8,8 @@ metrics.jsonl     the same curves as text, one line a point
 curves.png        the same as a picture; missing until the run is done
 checkpoints/      see `rlparse.checkpoint`
 parses/           parses of the dev set, in the format that ``rlparse compare`` reads
+predictions/      labels that the dev examples got, likewise
+test/             what the final weights do on the test set, if that was asked for; see `measured`
 results.json      final figures; missing until the run is done
 """
 
@@ -71,6 +73,10 @@ class RunFolder:
     def dev_parses(self) -> Path:
         """Parses of the dev set."""
         return self.path / "parses" / "dev.jsonl"
+
+    def measured(self, split: str) -> Path:
+        """Folder of the figures, predictions and parses on a part of the data other than dev."""
+        return self.path / split
 
     def read(self, file: Path) -> dict[str, Any]:
         """Read one of the run's JSON files.

@@ -14,7 +14,10 @@ from rlparse_experiments.run_folder import RunFolder
 IGNORED = ("seed", "threads", "device", "corpus.cache", "corpus.seed")
 """Settings, beside those of ``run``, in which runs of one system may differ."""
 
-OF_DATA = ("data", "dev", "corpus.generator", "corpus.operators", "corpus.brackets", "corpus.n_dev")
+OF_DATA = (
+    *("data", "dev", "corpus.generator", "corpus.operators", "corpus.brackets"),
+    *("corpus.n_dev", "corpus.n_test", "corpus.test_max_tokens"),
+)
 """Settings that say which task it is; ``corpus.max_tokens`` does too where expressions are generated."""
 
 T = TypeVar("T")

@@ -41,6 +41,7 @@ from rlparse_experiments.config import TrainConfig
 from rlparse_experiments.curves import curves, sync
 from rlparse_experiments.diagnosis.callback import Diagnosis
 from rlparse_experiments.evaluate import parse_records, prediction_records
+from rlparse_experiments.evaluation_folder import Evaluation, evaluate, write_evaluation
 from rlparse_experiments.parse_files import write_parses
 from rlparse_experiments.precision import matmul_precision
 from rlparse_experiments.prediction_files import predictions_of, write_predictions
@@ -254,8 +255,28 @@ class Training:
         self.logger.record("hparams", HParam(flat, metrics), exclude=("stdout", "log", "json", "csv"))
         self.logger.dump(0)
 
-    def finish(self) -> dict[str, Any]:
-        """Write the parses and figures of the final weights on dev, and give the figures."""
+    def test(self) -> Evaluation | None:
+        """Measure the weights as they are on the test set, in detail; None if that was not asked for."""
+        agent, corpora = self.agent, self.corpora
+        if corpora.test is None:
+            return None
+        assert agent.model is not None
+        with agent.evaluated_policy() as policy:
+            return evaluate(
+                agent.model,
+                policy,
+                corpora.test,
+                corpora.test_report,
+                seed=self.config.seed,
+                detail=True,
+            )
+
+    def finish(self) -> tuple[dict[str, Any], Evaluation | None]:
+        """Write the parses and figures of the final weights on dev, and on the test set if that was asked for.
+
+        Returns:
+            The figures on dev, and what was measured on the test set.
+        """
         agent = self.agent
         measured, table = self.dev.latest or self.dev.evaluate()
         dev = self.corpora.dev
@@ -279,9 +300,12 @@ class Training:
             "peak_memory_gib": round(self.peak_memory(), 2),
             "command": command_line(),
         }
+        test = self.test()
+        if test is not None:
+            write_evaluation(self.folder.measured("test"), test, self.folder.path)
         write_json(self.folder.results_file, results)
         plot_run(self.folder.metrics_file, self.folder.picture, self.folder.path.name)
-        return results
+        return results, test
 
 
 def command_line() -> str:
@@ -327,8 +351,8 @@ def _train(config: TrainConfig, resume: Path | None) -> int:
                 soft_wrap=True,
             )
             return 128 + received
-        results = training.finish()
-    print_training_results(out, training.config, folder, training.corpora.dev, training.dev, results)
+        results, test = training.finish()
+    print_training_results(out, training.config, folder, training.corpora.dev, training.dev, results, test)
     return 0
 
 
@@ -396,6 +420,7 @@ def _continue(config: TrainConfig, folder: RunFolder, out: Console) -> Training:
     # If more epochs were asked for, the run is not done any more.
     if checkpoint.step < training.total_iterations:
         folder.results_file.unlink(missing_ok=True)
+        (folder.measured("test") / folder.results_file.name).unlink(missing_ok=True)
     out.print(
         f"{folder.path}: going on from iteration {checkpoint.step} of {training.total_iterations}",
         highlight=False,
@@ -406,9 +431,12 @@ def _continue(config: TrainConfig, folder: RunFolder, out: Console) -> Training:
 
 
 def _content(corpora: Corpora) -> dict[str, str]:
-    """Give a fingerprint of the training and of the dev examples, by which a continued run knows them again."""
+    """Give a fingerprint of the examples, by which a continued run knows them again."""
     found = {}
-    for part, corpus in (("training", corpora.train), ("dev", corpora.dev)):
+    parts = {"training": corpora.train, "dev": corpora.dev}
+    if corpora.test is not None:
+        parts["test"] = corpora.test
+    for part, corpus in parts.items():
         digest = hashlib.sha256(json.dumps(corpus.token_counts(), sort_keys=True).encode())
         for values in (corpus.lengths, corpus.label_indices, corpus.has_gold):
             digest.update(np.ascontiguousarray(values).tobytes())

@@ -51,7 +51,7 @@ def draw_expressions(
     n: int,
     *,
     seed: int,
-    max_tokens: int | None = None,
+    max_tokens: float | None = None,
     min_tokens: int = 1,
     fit_tokens: int | None = None,
 ) -> Draws:
@@ -101,7 +101,7 @@ def _codes(rng: np.random.Generator) -> list[int]:
 
 
 def _draw(
-    codes: list[int], position: int, limit: int, rng: np.random.Generator
+    codes: list[int], position: int, limit: float, rng: np.random.Generator
 ) -> tuple[bytes | None, int, list[int]]:
     """Draw one expression in preorder, or None as soon as it must become longer than ``limit``."""
     out = bytearray()
@@ -319,7 +319,7 @@ def embedded_listops(
     *,
     seed: int = 0,
     max_tokens: int | None = 100,
-    test_max_tokens: int | None = None,
+    test_max_tokens: float | None = None,
     min_tokens: int = 2,
 ) -> tuple[Corpus, Corpus, Corpus]:
     """Generate disjoint training, development and test corpora with gold parses.
@@ -333,7 +333,7 @@ def embedded_listops(
         n_test: Expressions for the final score.
         seed: Of everything.
         max_tokens: Longest expression in training and development; None for no cap.
-        test_max_tokens: Longest expression in the test; None for ``max_tokens``.
+        test_max_tokens: Longest expression in the test; None for ``max_tokens``, ``math.inf`` for no cap.
         min_tokens: 2 leaves out the ten bare digits, which have nothing to parse.
 
     Raises:

@@ -16,6 +16,7 @@ from rlparse.parse_scores import score_parses
 from rlparse_agents.examiner import Examiner
 from rlparse_agents.policy_gradient import PolicyGradient
 from rlparse_experiments import callbacks, train
+from rlparse_experiments.assembly import make_corpora
 from rlparse_experiments.cli import main
 from rlparse_experiments.config import TrainConfig
 from rlparse_experiments.layered_config import apply_settings, settings_from_mapping
@@ -530,3 +531,117 @@ def test_a_run_can_be_moved(runs, capsys):
     assert main(["evaluate", str(moved)]) == 0
     assert main(["train", "--resume", str(moved)]) == 0
     assert results_of(moved)["iterations"] == 5
+
+
+# --------------------------------------------------------------------------------------------------- the test set
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"corpus.n_test": 20, "parser.kind": "boundary", "pacing.policy_average": 0.5},
+        {**LISTOPS, "corpus.n_test": 30, "corpus.test_max_tokens": -1},
+        {"parser.kind": "random_per_epoch"},
+        {"parser.kind": "none", "encoder.architecture": "gru", "encoder.composition": None},
+    ],
+    ids=["averaged", "listops", "random", "gru"],
+)
+def test_the_final_weights_are_measured_on_the_test_set(runs, tmp_path, capsys, changes):
+    run = runs.train("run", {**SHORT, **changes, "run.test": True})
+    printed = capsys.readouterr().out
+    again = tmp_path / "again"
+    assert main(["evaluate", str(run), "--split", "test", "--detail", "--out", str(again)]) == 0
+    there = sorted(path.name for path in (run / "test").iterdir())
+    assert there == sorted(path.name for path in again.iterdir())
+    for name in set(there) - {"results.json"}:
+        assert (run / "test" / name).read_bytes() == (again / name).read_bytes()
+    ours, theirs = results_of(run / "test"), results_of(again)
+    for results in (ours, theirs):
+        results["corpus"] = [line.partition(";")[0] for line in results["corpus"]]
+    assert ours == theirs
+    n = changes.get("corpus.n_test", 12)
+    assert len((run / "test" / "predictions.jsonl").read_text().splitlines()) == n
+    assert f"-test: {n} examples" in printed[printed.index("dev: 12 examples") :]
+    assert "in detail (%): accuracy" in printed
+
+
+def test_measuring_on_the_test_set_changes_nothing_else(runs):
+    plain = runs.train("plain", SHORT)
+    tested = runs.train("tested", {**SHORT, "run.test": True})
+    assert not (plain / "test").exists()
+    for name in ("parses/dev.jsonl", "predictions/dev.jsonl"):
+        assert (plain / name).read_bytes() == (tested / name).read_bytes()
+    assert results_of(plain)["history"] == results_of(tested)["history"]
+
+
+def test_the_test_set_of_files_is_measured_on(runs, write_snli):
+    data = write_snli()
+    changes = {**SHORT, "data": data, "corpus.generator": None, "run.test": True}
+    (data / "snli_1.0_test.jsonl").write_text((data / "snli_1.0_dev.jsonl").read_text())
+    run = runs.train("run", changes)
+    assert results_of(run / "test")["accuracy"] == results_of(run)["dev_accuracy"]
+    assert results_of(run / "test")["parses"] == results_of(run)["parses"]
+
+
+def test_a_missing_test_set_is_refused_before_training(runs, write_snli, capsys):
+    changes = {**SHORT, "data": write_snli(), "corpus.generator": None, "run.test": True}
+    run = runs.train("run", changes, code=2)
+    assert "run.test measures on a test set, and snli has none; leave it out" in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_gold_parses_are_missed_in_the_test_set_before_training(runs, write_snli, capsys):
+    data = write_snli()
+    (data / "snli_1.0_test.jsonl").write_text(
+        (write_snli("plain", parsed=False) / "snli_1.0_dev.jsonl").read_text()
+    )
+    changes = {**SHORT, "data": data, "corpus.generator": None, "run.test": True, "parser.kind": "gold"}
+    runs.train("run", changes, code=2)
+    assert "needs a gold parse for every sentence; 6 of 6 test examples have none" in capsys.readouterr().err
+
+
+def test_a_run_that_goes_on_is_measured_again(runs):
+    run = runs.train("run", {**SHORT, "run.test": True})
+    (run / "test" / "results.json").write_text("{}")
+    assert main(["train", "--resume", str(run), "--agent.epochs", "2", "--run.no-progress"]) == 0
+    assert 0 <= results_of(run / "test")["accuracy"] <= 1
+
+
+def test_the_test_expressions_may_be_longer(runs):
+    config = {**SHORT, **LISTOPS, "corpus.n_test": 40, "run.test": True}
+    for cap, longest in ((0, 12), (20, 20), (-1, 10_000)):
+        run = runs.train(f"cap{cap}", {**config, "corpus.test_max_tokens": cap})
+        lengths = [len(r.tokens) for r in read_parses(run / "test" / "parses.jsonl").records]
+        assert len(lengths) == 40
+        assert max(lengths) <= longest
+        assert (max(lengths) > 12) == (cap != 0)
+        assert max(len(r.tokens) for r in read_parses(run / "parses" / "dev.jsonl").records) <= 12
+    # Where training has no limit, the test has none anyway.
+    unlimited = apply_settings(
+        TrainConfig(),
+        settings_from_mapping({"corpus": {"generator": "listops", "test_max_tokens": -1, "n_train": 9}}, ""),
+    )
+    assert make_corpora(unlimited).train.lengths.max() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"corpus.n_test": -1}, "corpus.n_test must be at least 0 (as many as for dev), got -1"),
+        (
+            {**LISTOPS, "corpus.test_max_tokens": -2},
+            "corpus.test_max_tokens must be -1 (no limit), 0 (as corpus.max_tokens) or more, got -2",
+        ),
+        (
+            {**LISTOPS, "corpus.test_max_tokens": 11},
+            "corpus.test_max_tokens must not be below corpus.max_tokens (12), got 11: training, dev and test",
+        ),
+        (
+            {**LISTOPS, "corpus.max_tokens": 0, "corpus.test_max_tokens": 100},
+            "corpus.test_max_tokens must not be below corpus.max_tokens (no limit), got 100",
+        ),
+    ],
+)
+def test_test_sets_that_cannot_be_generated_are_refused(runs, capsys, changes, message):
+    runs.train("run", {**SHORT, **changes}, code=2)
+    assert message in capsys.readouterr().err

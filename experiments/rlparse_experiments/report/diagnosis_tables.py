@@ -71,6 +71,16 @@ def state_table(states: Sequence[Decisions]) -> Table:
     return found
 
 
+def print_groups(out: Console, diagnosis: Diagnosis) -> None:
+    """Print the table of groups of examples."""
+    out.print()
+    what = "accuracy, F1 (nyu) of the parses"
+    if "f1_lists_nyu" in diagnosis.all.scores:
+        what += ", of complete lists only (each with and without the root)"
+    _print_line(out, f"in detail (%): {what if diagnosis.all.scores else 'accuracy'}")
+    out.print(group_table(diagnosis))
+
+
 def print_diagnosis(out: Console, diagnosis: Diagnosis, parser: str) -> None:
     """Print a diagnosis.
 
@@ -81,14 +91,9 @@ def print_diagnosis(out: Console, diagnosis: Diagnosis, parser: str) -> None:
     """
 
     def line(text: str) -> None:
-        out.print(text, highlight=False, markup=False, soft_wrap=True)
+        _print_line(out, text)
 
-    out.print()
-    what = "accuracy, F1 (nyu) of the parses"
-    if "f1_lists_nyu" in diagnosis.all.scores:
-        what += ", of complete lists only (each with and without the root)"
-    line(f"in detail (%): {what if diagnosis.all.scores else 'accuracy'}")
-    out.print(group_table(diagnosis))
+    print_groups(out, diagnosis)
     if diagnosis.lists:
         shown = "  ".join(
             f"{opener} {100 * share:.1f} ({n:,})" for opener, (share, n) in diagnosis.lists.items()
@@ -112,3 +117,7 @@ def print_diagnosis(out: Console, diagnosis: Diagnosis, parser: str) -> None:
             f"ReLU units of the {layer}: {units.n:,}, of which {100 * units.dead:.1f} % never fire and "
             f"{100 * units.linear:.1f} % always do"
         )
+
+
+def _print_line(out: Console, line: str) -> None:
+    out.print(line, highlight=False, markup=False, soft_wrap=True)

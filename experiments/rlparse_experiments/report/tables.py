@@ -17,11 +17,13 @@ from rlparse.errors import RlparseError
 from rlparse_agents.fixed import FIXED_PARSERS
 from rlparse_experiments.config import AgentConfig, ParserConfig, RunConfig, TrainConfig
 from rlparse_experiments.evaluate import REPORTED, SHOWN_TREES, Measured, ParseTable
+from rlparse_experiments.report.diagnosis_tables import print_groups
 from rlparse_experiments.report.trees import draw_samples, sample_sentences
 from rlparse_experiments.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from rlparse_experiments.callbacks import DevEvaluation
+    from rlparse_experiments.evaluation_folder import Evaluation
 
 TREE_OF_PARSER = {
     "left": "left",
@@ -106,8 +108,9 @@ def print_training_results(
     dev: Corpus,
     evaluation: DevEvaluation,
     results: dict[str, Any],
+    test: Evaluation | None = None,
 ) -> None:
-    """Print what a finished run has come to."""
+    """Print what a finished run has come to, on dev and perhaps on the test set."""
     assert evaluation.latest is not None
     measured, table = evaluation.latest
     out.print()
@@ -127,6 +130,11 @@ def print_training_results(
         for sample in draw_samples(dev, measured.derivations, config.run.sample_trees, width=out.width):
             out.print()
             _print_line(out, sample)
+    if test is not None:
+        out.print()
+        print_evaluation(out, folder.path, config.parser.kind, test)
+        if test.diagnosis is not None:
+            print_groups(out, test.diagnosis)
     minutes = results["seconds"] / 60
     out.print()
     _print_line(
@@ -145,23 +153,26 @@ def print_training_results(
 
 
 def print_evaluation(
-    out: Console,
-    path: Path,
-    lines: Sequence[str],
-    measured: Measured,
-    table: ParseTable | None,
-    damaged: Sequence[str],
+    out: Console, path: Path, parser: str, evaluation: Evaluation, damaged: Sequence[str] = ()
 ) -> None:
-    """Print what ``rlparse evaluate`` has measured."""
+    """Print what was measured, but for its details.
+
+    Args:
+        out: Where to.
+        path: Of the run.
+        parser: Kind of its parser.
+        evaluation: What was measured.
+        damaged: Messages of checkpoints that were passed over.
+    """
     for message in damaged:
         _print_line(out, f"passed over a checkpoint: {message}", style="yellow")
-    for line in lines:
+    for line in evaluation.lines:
         _print_line(out, line)
-    config = RunFolder(path).config()
+    measured, table = evaluation.measured, evaluation.table
     if table is None:
         _print_accuracy(out, measured, str(path))
         return
-    _print_table(out, table, {"learned": measured.accuracy}, str(path), config.parser.kind)
+    _print_table(out, table, {"learned": measured.accuracy}, str(path), parser)
     out.print(f"cross-entropy {measured.cross_entropy:.4f} nats, {measured.seconds:.1f} s", highlight=False)
     _print_recall(out, table)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -193,7 +194,7 @@ def as_set(corpus: Corpus) -> set[tuple[str, ...]]:
     return {corpus.sentence(i, 0).tokens for i in range(len(corpus))}
 
 
-@pytest.mark.parametrize(("cap", "test_cap"), [(100, None), (30, 100), (None, None)])
+@pytest.mark.parametrize(("cap", "test_cap"), [(100, None), (30, 100), (30, math.inf), (None, None)])
 def test_splits_are_disjoint_and_of_the_asked_size(cap, test_cap):
     splits = embedded_listops(600, 50, 80, seed=2, max_tokens=cap, test_max_tokens=test_cap)
     assert [corpus.name for corpus in splits] == ["listops-train", "listops-dev", "listops-test"]

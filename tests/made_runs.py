@@ -88,3 +88,46 @@ def make_run(
         predictions = [Prediction(str(i), "yes", "yes" if right else "no") for i, right in enumerate(correct)]
         write_predictions(predictions_of(path), predictions)
     return path
+
+
+def make_measured(
+    run: Path,
+    split: str = "test",
+    *,
+    accuracy: float = 0.25,
+    parses: Sequence[tuple[int, ...]] | None = MIXED,
+    correct: Sequence[int] = (1, 0, 0),
+    detail: bool = True,
+    **scores: float,
+) -> Path:
+    """Write what a run came to on another part of its data, as ``rlparse evaluate --detail --out`` does.
+
+    Args:
+        run: Its folder.
+        split: The part.
+        accuracy: There.
+        parses: Of the sentences; None for a run that reads no trees.
+        correct: 1 for every example that was classified rightly, else 0.
+        detail: Whether there is a diagnosis.
+        scores: Figures of the parses in it.
+    """
+    folder = run / split
+    folder.mkdir()
+    row = {"name": "all", "n": len(correct), "accuracy": accuracy, "scores": scores}
+    short = {"name": "≤ 3", "n": 2, "accuracy": accuracy / 2, "scores": scores}
+    results: dict[str, Any] = {"run": str(run), "accuracy": accuracy, "cross_entropy": 2.5, "parses": None}
+    if detail:
+        results["diagnosis"] = {
+            "all": row,
+            "groups": {"length, up to": [short], "nesting": [row | {"name": "1"}]},
+        }
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    predictions = [Prediction(str(i), "yes", "yes" if right else "no") for i, right in enumerate(correct)]
+    write_predictions(folder / "predictions.jsonl", predictions)
+    if parses is not None:
+        triples = zip(WORDS, parses, GOLD, strict=True)
+        write_parses(
+            folder / "parses.jsonl",
+            [ParseRecord.of(f"{i}.0", *triple) for i, triple in enumerate(triples)],
+        )
+    return run

@@ -40,7 +40,7 @@ class CompareConfig:
     """How to count: nyu, prpn, evalb, or a variant such as nyu-root or evalb-punctuation; may be repeated.
     All three if not given."""
     split: str = "dev"
-    """Which file of a run folder to take: RUN/parses/SPLIT.jsonl."""
+    """Which part of the runs' data: dev, or test where it was measured (RUN/test, or RUN/parses/test.jsonl)."""
     each: bool = False
     """Also compare the parses of every single run or file where there are more than 8."""
     reference: str = ""
@@ -89,7 +89,7 @@ def compare_systems(
         paths: Run folders or files; a file is a system of one run.
         conventions: How to count F1.
         gold: File of gold trees.
-        split: Which parses of a run folder.
+        split: Which part of the runs' data.
         reference: Compare the others with this system only; empty compares all pairs.
         n_draws: Of every bootstrap.
         seed: Of every bootstrap.
@@ -98,14 +98,16 @@ def compare_systems(
         The standings, and task to the parses compared.
 
     Raises:
-        ConfigError: There is nothing to compare, a run is not finished, or there is no such system.
+        ConfigError: There is nothing to compare, a run is not finished or not measured on this part of its data, or
+            there is no such system.
         CorpusError: A file is malformed, or files are not of the same sentences.
         CheckpointError: A run is damaged.
     """
     from rlparse_experiments.run_scores import score_runs
     from rlparse_experiments.standings import stand
 
-    runs = [read_run(path) for path in paths if is_run(path)]
+    runs = [read_run(path, split) for path in paths if is_run(path)]
+    _check_measured(runs, split)
     files = [path for path in paths if not is_run(path)]
     if not paths:
         raise ConfigError("expected run folders or files of parses to compare, got none")
@@ -135,7 +137,29 @@ def compare_systems(
     if reference and reference not in known:
         raise ConfigError(f"--reference: expected one of {', '.join(known)}, got '{reference}'")
     found = stand(systems, scored, conventions, reference=reference, n_draws=n_draws, seed=seed)
-    return found, parses
+    return found._replace(split=split), parses
+
+
+def _check_measured(runs: Sequence[Run], split: str) -> None:
+    """Refuse runs of which nothing is known on a part of their data."""
+    from rlparse_experiments.parse_sources import parses_there
+    from rlparse_experiments.prediction_files import predictions_of
+
+    missing = [
+        run.path
+        for run in runs
+        if "accuracy" not in run.figures
+        and not predictions_of(run.path, split).is_file()
+        and parses_there(run.path, split) is None
+    ]
+    if missing and split != "dev":
+        first = missing[0]
+        part = "--split test" if split == "test" else "--data FILES"
+        how = f"rlparse evaluate {first} {part} --detail --out {first / split}"
+        raise ConfigError(
+            f"{len(missing)} of {len(runs)} runs were not measured on {split}: {', '.join(map(str, missing))}; "
+            f"measure each by {how}"
+        )
 
 
 def _given_twice(paths: Sequence[Path]) -> Path | None:

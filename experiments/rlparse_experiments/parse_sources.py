@@ -9,6 +9,7 @@ from typing import NamedTuple
 from rlparse.errors import ConfigError, CorpusError
 from rlparse.trees import escape_brackets
 from rlparse_experiments.parse_files import ParseFile, Phrase, read_parses
+from rlparse_experiments.run_folder import RunFolder
 
 
 class Source(NamedTuple):
@@ -86,13 +87,22 @@ def parses_of(path: Path, split: str) -> Path:
     if not path.is_dir():
         return path
     folder = path / "parses" if (path / "parses").is_dir() else path
-    file = folder / f"{split}.jsonl"
-    if not file.is_file():
+    file = parses_there(path, split)
+    if file is None:
         there = sorted(found.stem for found in folder.glob("*.jsonl"))
         hint = f"; there are {', '.join(there)}: choose one with --split" if there else ""
         hint = hint or "; a run writes its parses when it ends"
-        raise ConfigError(f"{path} has no parses '{split}': expected {file}{hint}")
+        raise ConfigError(f"{path} has no parses '{split}': expected {folder / f'{split}.jsonl'}{hint}")
     return file
+
+
+def parses_there(path: Path, split: str) -> Path | None:
+    """Return the file of parses in a folder, if there is one: of a run, ``SPLIT/parses.jsonl`` goes first."""
+    folder = path / "parses" if (path / "parses").is_dir() else path
+    files = [folder / f"{split}.jsonl"]
+    if split != "dev":
+        files.insert(0, RunFolder(path).measured(split) / "parses.jsonl")
+    return next((file for file in files if file.is_file()), None)
 
 
 def _names(paths: Sequence[Path], files: Sequence[ParseFile]) -> list[str]:

@@ -1,4 +1,6 @@
-"""Files of predictions, ``RUN/predictions/SPLIT.jsonl``: the label that a run gave every example. No torch here.
+"""Files of predictions: the label that a run gave every example. No torch here.
+
+Those of dev are ``RUN/predictions/dev.jsonl``, those of another part ``RUN/SPLIT/predictions.jsonl``.
 
 One line an example, in the corpus's order, whatever the run's encoder reads:
 
@@ -16,6 +18,7 @@ from typing import NamedTuple
 
 from rlparse.errors import CorpusError
 from rlparse_experiments.parse_files import replace_file
+from rlparse_experiments.run_folder import RunFolder
 
 FIELDS = ("example", "gold", "predicted")
 
@@ -36,7 +39,8 @@ class Prediction(NamedTuple):
 
 def predictions_of(run: Path, split: str = "dev") -> Path:
     """Say where a run's predictions are, or would be."""
-    return run / "predictions" / f"{split}.jsonl"
+    measured = RunFolder(run).measured(split) / "predictions.jsonl"
+    return measured if split != "dev" and measured.is_file() else run / "predictions" / f"{split}.jsonl"
 
 
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:

@@ -50,13 +50,12 @@ def score_runs(
             where the sentences match, else one each.
         conventions: How to count F1.
         task: Its name, for notes.
-        split: Which part of the data; figures in ``results.json`` are of dev.
+        split: Which part of the data.
 
     Raises:
         CorpusError: A file of predictions is malformed.
     """
-    kept = ("minutes", "accuracy", "cross_entropy") if split == "dev" else ("minutes",)
-    scored = ScoredRuns({run.path: _only(run.figures, kept) for run in runs}, {}, {}, {}, [])
+    scored = ScoredRuns({run.path: dict(run.figures) for run in runs}, {}, {}, {}, [])
     sentence_sets = {id(sentences): sentences for sentences in parses.values()}
     for sentences in sentence_sets.values():
         paths = [path for path, found in parses.items() if found is sentences]
@@ -68,10 +67,6 @@ def score_runs(
         )
     _score_predictions(scored, [run for run in runs if run.seeds is not None], task, split)
     return scored
-
-
-def _only(figures: dict[str, float], names: Sequence[str]) -> dict[str, float]:
-    return {name: figures[name] for name in names if name in figures}
 
 
 def on_task(task: str) -> str:
@@ -124,7 +119,7 @@ def _score_predictions(scored: ScoredRuns, runs: Sequence[Run], task: str, split
         scored.figures[path].setdefault("accuracy", float(answered[path].mean()))
     if len(runs) > 1 and len(there) < len(runs):
         scored.notes.append(
-            f"{on_task(task)}{len(runs) - len(there)} of {len(runs)} runs have no predictions/{split}.jsonl: "
+            f"{on_task(task)}{len(runs) - len(there)} of {len(runs)} runs have no predictions of {split}: "
             "no bootstrap of their accuracy over examples"
         )
     if there and all(examples[path] == examples[there[0]] for path in there):

@@ -19,17 +19,22 @@ from typing import Literal, NamedTuple
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
 
 from rlparse.errors import ConfigError
 from rlparse_experiments.config import TrainConfig
 from rlparse_experiments.idle_options import refuse_idle_options
 from rlparse_experiments.layered_config import changed_settings
+from rlparse_experiments.measured_figures import MeasuredRun, group_rows, read_measured, seed_rows
 from rlparse_experiments.options import preset_named, read_train_options
 from rlparse_experiments.processes import Task, run_tasks
 from rlparse_experiments.run_folder import RunFolder, config_of_run
 
 TRAIN = (sys.executable, "-m", "rlparse_experiments.cli", "train")
 """How a run is begun."""
+
+EVALUATE = (sys.executable, "-m", "rlparse_experiments.cli", "evaluate")
+"""How a run is measured that was made without ``--run.test``."""
 
 BAD_USAGE = 2
 """Exit code of a run that did not begin; the others would not either."""
@@ -196,8 +201,25 @@ def tasks_of(plan: Plan) -> list[Task]:
     return tasks
 
 
+def test_tasks_of(plan: Plan) -> list[Task]:
+    """Give the command that measures each finished run that was not measured on the test set; none if not asked for."""
+    tasks = []
+    for run in plan.runs:
+        folder = RunFolder(run.folder)
+        out = folder.measured("test")
+        if (
+            run.config.run.test
+            and folder.results_file.is_file()
+            and not (out / folder.results_file.name).is_file()
+        ):
+            options = (str(run.folder), "--split", "test", "--detail", "--out", str(out))
+            log = run.folder.parent / ".logs" / f"{run.name}-test.log"
+            tasks.append(Task(run.name, (*EVALUATE, *options, "--device", run.config.device), log))
+    return tasks
+
+
 def run_seeds(argv: Sequence[str], prog: str) -> int:
-    """Run ``rlparse seeds``; 0 if all runs are finished, 1 if one failed.
+    """Run ``rlparse seeds``; 0 if all runs are finished and measured, 1 if one failed.
 
     Raises:
         ConfigError: As `read_plan`, or another process is training one of the runs.
@@ -209,6 +231,7 @@ def run_seeds(argv: Sequence[str], prog: str) -> int:
     console = console if console.is_terminal else Console(width=max(120, console.width))
     try:
         _train(plan, console)
+        _measure(plan, console)
     except (KeyboardInterrupt, SystemExit):
         _say(console, "stopped; the same command goes on")
         raise
@@ -216,8 +239,45 @@ def run_seeds(argv: Sequence[str], prog: str) -> int:
     if finished:
         standings, _ = compare_systems(finished, find_conventions(()))
         print_standings(console, standings)
+    tested = [
+        folder for folder in finished if (RunFolder(folder).measured("test") / "results.json").is_file()
+    ]
+    if plan.runs[0].config.run.test and tested:
+        standings, _ = compare_systems(tested, find_conventions(()), split="test")
+        print_standings(console, standings)
+        for table in measured_tables([read_measured(folder) for folder in tested]):
+            console.print(table)
+    if finished:
         _say(console, f"compare with others: rlparse compare {' '.join(map(str, finished))} OTHERS")
-    return 0 if len(finished) == len(plan.runs) else 1
+    return 0 if len(finished) == len(plan.runs) and not test_tasks_of(plan) else 1
+
+
+def measured_tables(runs: Sequence[MeasuredRun]) -> list[Table]:
+    """Lay out what every seed came to on the test set, and accuracy and F1 by group of examples."""
+    from rlparse_experiments.standings_tables import table_of
+
+    head, *rows = seed_rows(runs)
+    by_head, *by_rows = group_rows(runs)
+    return [
+        table_of(f"Every seed on test: {runs[0].n:,} examples, %", head, rows),
+        table_of("By group of examples on test: mean (worst seed), %", by_head, by_rows),
+    ]
+
+
+def _measure(plan: Plan, console: Console) -> None:
+    """Measure finished runs that were made without ``--run.test`` where it is asked for now."""
+
+    def ended(task: Task, code: int) -> bool:
+        _say(console, f"{task.name}: {'measured on test' if code == 0 else _failure(code, task.log)}")
+        return code != BAD_USAGE
+
+    threads = str(plan.runs[0].config.threads)
+    run_tasks(
+        test_tasks_of(plan),
+        plan.jobs,
+        environment={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+        ended=ended,
+    )
 
 
 def _train(plan: Plan, console: Console) -> None:
@@ -289,6 +349,15 @@ def _outcome(run: SeedRun, code: int, log: Path) -> str:
     folder = RunFolder(run.folder)
     if code == 0 and folder.results_file.is_file():
         results = folder.read(folder.results_file)
-        return f"accuracy {100 * results['dev_accuracy']:.2f} %, {results['seconds'] / 60:.1f} minutes"
+        measured = folder.measured("test") / folder.results_file.name
+        on_test = f", on test {100 * folder.read(measured)['accuracy']:.2f} %" if measured.is_file() else ""
+        return (
+            f"accuracy {100 * results['dev_accuracy']:.2f} %{on_test}, {results['seconds'] / 60:.1f} minutes"
+        )
+    return _failure(code, log)
+
+
+def _failure(code: int, log: Path) -> str:
+    """Say that a command failed, and how its log ends."""
     last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN_LINES:]
     return "\n  ".join([f"failed with exit code {code}; {log} ends:", *last])

@@ -121,18 +121,21 @@ class Standings(NamedTuple):
         across: Systems that were run on all of several tasks, pooled; None for one task.
         notes: What could not be computed, and what to be wary of.
         n_draws: Of every bootstrap.
+        split: Part of the data that the figures are of.
     """
 
     tasks: tuple[TaskStandings, ...]
     across: TaskStandings | None
     notes: tuple[str, ...]
     n_draws: int
+    split: str = "dev"
 
     def as_json(self) -> dict[str, Any]:
         """Give plain JSON values; figures are fractions of 1."""
         return {
             "level": LEVEL,
             "draws": self.n_draws,
+            "split": self.split,
             "tasks": [_task_as_json(task) for task in self.tasks],
             "across_tasks": None if self.across is None else _task_as_json(self.across),
             "notes": list(self.notes),

@@ -85,8 +85,10 @@ def _metrics(systems: Iterable[Standing]) -> list[str]:
     return [metric for metric in ("accuracy", *f1, "depth", "minutes") if metric in found]
 
 
-def _heading(task: TaskStandings) -> str:
-    return f" on {task.task}" if task.task else ""
+def _heading(task: TaskStandings, split: str) -> str:
+    """Say what the figures of a table are of; dev is not mentioned."""
+    part = "" if split == "dev" else f"{split} of " if task.task else split
+    return f" on {part}{task.task}" if part or task.task else ""
 
 
 # ------------------------------------------------------------------------------------------------- for a terminal
@@ -96,16 +98,18 @@ def standings_tables(standings: Standings) -> list[Table]:
     """Lay out what there is to say, as tables: systems, their intervals, their differences."""
     found = []
     for task in all_tasks(standings):
+        where = _heading(task, standings.split)
         if any(standing.runs[0].seeds is not None for standing in task.systems):
-            found.append(_system_table(task))
+            found.append(_system_table(task, where))
             if any(s.interval for standing in task.systems for s in standing.metrics.values()):
-                found.append(_interval_table(task))
+                found.append(_interval_table(task, where))
         if task.differences:
-            found.append(_difference_table(task))
+            found.append(_difference_table(task, where))
     return found
 
 
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def table_of(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Lay out a table whose first column is names and whose others are figures."""
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
@@ -120,7 +124,7 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
     return table
 
 
-def _system_table(task: TaskStandings) -> Table:
+def _system_table(task: TaskStandings, where: str) -> Table:
     metrics = _metrics(task.systems)
     conventions = list(dict.fromkeys(c for standing in task.systems for c in standing.self_f1))[:1]
     columns = ["system", "runs", *map(title_of, metrics), *(f"self-F1 {c}" for c in conventions)]
@@ -133,10 +137,10 @@ def _system_table(task: TaskStandings) -> Table:
         ]
         for standing in task.systems
     ]
-    return _table(f"Systems{_heading(task)}: mean ± sd over runs; shares in %", columns, rows)
+    return table_of(f"Systems{where}: mean ± sd over runs; shares in %", columns, rows)
 
 
-def _interval_table(task: TaskStandings) -> Table:
+def _interval_table(task: TaskStandings, where: str) -> Table:
     metrics = [metric for metric in _metrics(task.systems) if is_share(metric)]
     rows = []
     for standing in task.systems:
@@ -149,8 +153,8 @@ def _interval_table(task: TaskStandings) -> Table:
                 else f"{shown(metric, summary.iqm)} {_interval(metric, summary.interval)}"
             )
         rows.append(row)
-    title = f"Interquartile mean{_heading(task)}, % [{100 * LEVEL:g} % of a bootstrap over runs]"
-    return _table(title, ["system", *map(title_of, metrics)], rows)
+    title = f"Interquartile mean{where}, % [{100 * LEVEL:g} % of a bootstrap over runs]"
+    return table_of(title, ["system", *map(title_of, metrics)], rows)
 
 
 def shown_differences(task: TaskStandings) -> tuple[Difference, ...]:
@@ -162,7 +166,7 @@ def shown_differences(task: TaskStandings) -> tuple[Difference, ...]:
     return tuple(d for d in task.differences if first in (d.ours, d.theirs) and d.metric in metrics)
 
 
-def _difference_table(task: TaskStandings) -> Table:
+def _difference_table(task: TaskStandings, where: str) -> Table:
     found = shown_differences(task)
     columns = ["ours – theirs", "figure", "difference", "over sentences", "p", "over runs", "P(ours better)"]
     rows = []
@@ -181,10 +185,10 @@ def _difference_table(task: TaskStandings) -> Table:
                 improvement,
             ]
         )
-    title = f"Differences{_heading(task)}, in points [{100 * LEVEL:g} % of a bootstrap]"
+    title = f"Differences{where}, in points [{100 * LEVEL:g} % of a bootstrap]"
     if len(found) < len(task.differences):
         title += f"; with {found[0].ours} only, the files have all {len(task.differences)} (--reference NAME: others)"
-    return _table(title, columns, rows)
+    return table_of(title, columns, rows)
 
 
 # ---------------------------------------------------------------------------------------------------------- CSV
@@ -260,7 +264,7 @@ def standings_latex(standings: Standings) -> str:
             cells = [_latex_mean_and_sd(metric, standing.metrics.get(metric)) for metric in metrics]
             agreement = [_latex(shown("self_f1_", standing.self_f1.get(c))) for c in conventions]
             rows.append([latex_escaped(standing.name), str(len(standing.runs)), *cells, *agreement])
-        lines += _tabular(f"systems{_heading(task)}: mean and sd over runs", head, rows)
+        lines += _tabular(f"systems{_heading(task, standings.split)}: mean and sd over runs", head, rows)
         if task.differences:
             head = [
                 "ours -- theirs",
@@ -283,7 +287,7 @@ def standings_latex(standings: Standings) -> str:
                 ]
                 for d in task.differences
             ]
-            caption = f"differences{_heading(task)}, {100 * LEVEL:g} % bootstrap intervals"
+            caption = f"differences{_heading(task, standings.split)}, {100 * LEVEL:g} % bootstrap intervals"
             lines += _tabular(caption, head, rows)
     return "\n".join(lines) + "\n"
 

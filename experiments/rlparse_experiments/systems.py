@@ -36,7 +36,7 @@ class Run(NamedTuple):
         seeds: Seed of the run and of its corpus; None for a file.
         commit: What it ran at, as far as known.
         command: What was typed.
-        figures: Accuracy and the like, of the dev set, by name.
+        figures: Accuracy and the like, of the part of the data that was asked for, by name.
         reads_trees: Whether there are parses.
     """
 
@@ -70,8 +70,12 @@ def is_run(path: Path) -> bool:
     return RunFolder(path).config_file.is_file()
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, split: str = "dev") -> Run:
     """Read what a finished run was and came to.
+
+    Args:
+        path: Its folder.
+        split: Part of the data whose figures are wanted; those of others than dev are in ``RUN/SPLIT/results.json``.
 
     Raises:
         ConfigError: The run is not finished.
@@ -88,9 +92,13 @@ def read_run(path: Path) -> Run:
     of_data = OF_DATA if settings["data"] else (*OF_DATA, "corpus.max_tokens")
     left_out = {*IGNORED, *of_data}
     figures = {"minutes": float(results["seconds"]) / 60}
-    for name, field in (("accuracy", "dev_accuracy"), ("cross_entropy", "dev_cross_entropy")):
-        if results.get(field) is not None:
-            figures[name] = float(results[field])
+    of_split, prefix = results, "dev_"
+    if split != "dev":
+        measured = folder.measured(split) / folder.results_file.name
+        of_split, prefix = (folder.read(measured) if measured.is_file() else {}), ""
+    for name in ("accuracy", "cross_entropy"):
+        if of_split.get(prefix + name) is not None:
+            figures[name] = float(of_split[prefix + name])
     return Run(
         name=path.resolve().name,
         path=path,

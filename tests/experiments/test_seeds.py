@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from made_runs import make_run
+from made_runs import make_measured, make_run
 from rlparse.errors import ConfigError
 from rlparse_experiments import seeds
 from rlparse_experiments.cli import main
@@ -202,6 +202,77 @@ def test_runs_are_trained_continued_skipped_and_compared(folder, fake_train, cap
     assert re.search(r"tracker │ +3 │ 64\.00 ± 22\.54", again)
 
 
+FAKE_EVALUATE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from made_runs import make_measured
+folder = Path(sys.argv[1])
+if folder.name.endswith({fails!r}):
+    sys.exit("the reason")
+make_measured(folder, accuracy=0.25, f1_nyu=0.75)
+print(*sys.argv[2:])
+"""
+
+
+@pytest.fixture
+def fake_evaluate(tmp_path, monkeypatch):
+    """Put a script in place of measuring; runs of a name that ends in ``fails`` cannot be measured."""
+
+    def install(*, fails="none"):
+        script = tmp_path / "evaluate.py"
+        script.write_text(FAKE_EVALUATE.format(tests=str(Path(__file__).parents[1]), fails=fails))
+        monkeypatch.setattr(seeds, "EVALUATE", (sys.executable, str(script)))
+
+    return install
+
+
+def test_the_test_set_has_tables_of_its_own(folder, fake_train, fake_evaluate, capsys):
+    for seed, accuracy in enumerate((0.5, 0.25)):
+        run = make_run(folder / f"logic-tracker-seed{seed}", seed=seed, corpus__seed=0, accuracy=0.9)
+        make_measured(run, accuracy=accuracy, f1_nyu=0.8, exact=0.1 + seed / 10)
+    fake_evaluate(fails="seed0")  # nothing is left to measure
+    assert main(command(folder, "--seeds", "2", "--run.test")) == 0
+    out = capsys.readouterr().out
+    assert out.index("Systems on logic: mean") < out.index("Systems on test of logic: mean")
+    assert re.search(r"tracker │ +2 │ 37\.50 ± 17\.68", out)
+    assert "Every seed on test: 3 examples, %" in out
+    cells = [re.findall(r"[\w.()≤]+", line) for line in out[out.index("Every seed") :].splitlines()]
+    for row in (
+        ["seed", "accuracy", "F1", "nyu", "exact"],
+        ["0", "50.00", "80.00", "10.00"],
+        ["1", "25.00", "80.00", "20.00"],
+        ["mean", "37.50", "80.00", "15.00"],
+        ["sd", "17.68", "0.00", "7.07"],
+        ["min", "25.00", "80.00", "10.00"],
+        ["length", "≤", "3", "2", "18.75", "(12.50)", "80.00", "(80.00)", "15.00", "(10.00)"],
+        ["nesting", "1", "3", "37.50", "(25.00)", "80.00", "(80.00)", "15.00", "(10.00)"],
+        ["all", "3", "37.50", "(25.00)", "80.00", "(80.00)", "15.00", "(10.00)"],
+    ):
+        assert row in cells
+    assert main(command(folder, "--seeds", "2")) == 0
+    assert "on test" not in capsys.readouterr().out
+
+
+def test_runs_made_without_a_test_are_measured_later(folder, fake_train, fake_evaluate, capsys):
+    fake_evaluate()
+    make_run(folder / "logic-tracker-seed0", seed=0, corpus__seed=0)
+    assert main(command(folder, "--seeds", "2", "--run.test")) == 0
+    out = capsys.readouterr().out
+    assert out.count(": measured on test\n") == 2
+    assert "Every seed on test" in out
+    log = (folder / ".logs" / "logic-tracker-seed0-test.log").read_text()
+    assert log == f"--split test --detail --out {folder}/logic-tracker-seed0/test --device auto\n"
+
+
+def test_a_run_that_cannot_be_measured_is_told(folder, fake_train, fake_evaluate, capsys):
+    fake_evaluate(fails="seed1")
+    assert main(command(folder, "--seeds", "2", "--run.test")) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"seed1: failed with exit code 1; .*seed1-test\.log ends:\n  the reason\n", out)
+    assert re.search(r"tracker │ +1 │ +25\.00", out)
+
+
 def test_one_seed_says_what_cannot_be_computed(folder, fake_train, capsys):
     assert main(command(folder, "--seeds", "1")) == 0
     assert "one run each, hence no sd, no interval over runs, no self-F1: tracker" in capsys.readouterr().out
@@ -242,6 +313,24 @@ def test_progress_is_read_from_the_curves(tmp_path):
     assert epochs_done(tmp_path) == 0.5
     (tmp_path / "metrics.jsonl").write_text("")
     assert epochs_done(tmp_path) == 0.0
+
+
+def test_real_runs_are_measured_on_the_test_set(tmp_path, session_runs, capsys):
+    changes = {"seed": None, "agent.epochs": 0.4, "corpus.generator": "listops", "run.name": None}
+    changes |= {"corpus.max_tokens": 12, "corpus.test_max_tokens": -1, "corpus.n_test": 20, "run.test": True}
+    options = session_runs.in_folder(tmp_path).options("", changes)[1:]
+    assert main(["seeds", *options, "--seeds", "2", "--jobs", "2", "--name", "tiny"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"tiny-seed0: accuracy [\d.]+ %, on test [\d.]+ %, ", out)
+    for title in (
+        "Systems on test of listops",
+        "Every seed on test: 20 examples, %",
+        "nesting 1",
+        "length ≤ ",
+    ):
+        assert title in out
+    parses = [read_parses(tmp_path / f"tiny-seed{i}" / "test" / "parses.jsonl").records for i in (0, 1)]
+    assert [r.tokens for r in parses[0]] == [r.tokens for r in parses[1]]
 
 
 def test_real_runs_begin_and_end(tmp_path, session_runs, monkeypatch, capsys):

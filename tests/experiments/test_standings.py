@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from made_runs import LEFT, MIXED, RIGHT, WORDS, make_run
+from made_runs import LEFT, MIXED, RIGHT, WORDS, make_measured, make_run
 from rlparse.errors import ConfigError, CorpusError
 from rlparse.parse_scores import score_parses
 from rlparse_experiments.cli import main
@@ -239,8 +239,7 @@ def test_notes_say_what_is_missing(three, tmp_path):
     assert "logic: fewer than 5 runs, hence intervals over runs that are too narrow: ppo, lstm" in notes
     assert "logic: the runs of lstm were made at commits c0ffee012, feedfeedf" in notes
     assert (
-        "logic: 1 of 7 runs have no predictions/dev.jsonl: no bootstrap of their accuracy over examples"
-        in notes
+        "logic: 1 of 7 runs have no predictions of dev: no bootstrap of their accuracy over examples" in notes
     )
 
 
@@ -289,6 +288,53 @@ def test_another_part_than_dev_takes_its_accuracy_from_predictions(tmp_path):
     (task,) = standings_of(run, split="test").tasks
     assert task.systems[0].metrics["accuracy"].mean == 0.5
     assert "cross_entropy" not in task.systems[0].metrics
+
+
+def test_the_figures_of_the_test_set_are_compared(tmp_path, capsys):
+    runs = [
+        make_measured(
+            make_run(tmp_path / f"a{seed}", seed=seed, accuracy=0.9, correct=[1, 1, 1], agent__system="a"),
+            accuracy=(1 + seed) / 3,
+            correct=[1, seed, 0],
+        )
+        for seed in (0, 1)
+    ]
+    lstm = make_run(tmp_path / "l", accuracy=0.9, correct=[1, 1, 1], parses=None, agent__system="lstm")
+    make_measured(lstm, accuracy=1.0, correct=[1, 1, 1], parses=None)
+    standings = standings_of(*runs, lstm, split="test")
+    ours, theirs = standings.tasks[0].systems
+    assert ours.metrics["accuracy"].scores == pytest.approx((1 / 3, 2 / 3))
+    assert theirs.metrics["cross_entropy"].scores == (2.5,)
+    assert ours.metrics["f1_nyu"].scores == pytest.approx((2.5 / 3, 2.5 / 3))  # MIXED: 1, 1 and 1/2
+    assert ours.self_f1["nyu"] == 1.0
+    assert standings.tasks[0].differences[0].over_sentences is not None
+    assert standings.as_json()["split"] == "test"
+    assert standings_of(*runs, lstm).tasks[0].systems[0].metrics["accuracy"].scores == (0.9, 0.9)
+    options = {"draws": 20, "latex": tmp_path / "out.tex"}
+    assert run_compare(CompareConfig((*runs, lstm), split="test", **options)) == 0
+    out = capsys.readouterr().out
+    for title in (
+        "Systems on test of logic",
+        "Interquartile mean on test of logic",
+        "Differences on test of logic",
+    ):
+        assert title in out
+    assert "% systems on test of logic: mean" in (tmp_path / "out.tex").read_text()
+
+
+def test_runs_that_were_not_measured_on_the_test_set_are_named(tmp_path):
+    measured = make_measured(make_run(tmp_path / "a", seed=0))
+    others = [make_run(tmp_path / name, seed=seed) for seed, name in enumerate("bc", start=1)]
+    with pytest.raises(ConfigError) as refusal:
+        standings_of(measured, *others, split="test")
+    assert str(refusal.value) == (
+        f"2 of 3 runs were not measured on test: {others[0]}, {others[1]}; measure each by "
+        f"rlparse evaluate {others[0]} --split test --detail --out {others[0]}/test"
+    )
+    with pytest.raises(
+        ConfigError, match=r"3 of 3 runs were .* rlparse evaluate .*/a --data FILES --detail --out"
+    ):
+        standings_of(measured, *others, split="long")
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path, three):

@@ -11,6 +11,7 @@ from rlparse_envs.observations import FeatureObserver, SymbolicObserver
 from rlparse_envs.rewards import (
     AccuracyReward,
     BranchingF1Reward,
+    ClippedLogLikelihoodReward,
     GoldF1Reward,
     LogLikelihoodReward,
     MarginReward,
@@ -45,6 +46,7 @@ __all__ = [
     "MarginReward",
     "GoldF1Reward",
     "BranchingF1Reward",
+    "ClippedLogLikelihoodReward",
     "SymbolicObserver",
     "FeatureObserver",
 ]

@@ -18,7 +18,7 @@ from rlparse.parse_scores import Convention, find_convention
 if TYPE_CHECKING:
     from rlparse.models.nli_model import NLIModel
 
-RewardName = Literal["gold_f1", "accuracy", "log_likelihood", "surprisal", "margin"]
+RewardName = Literal["gold_f1", "accuracy", "log_likelihood", "clipped_log_likelihood", "surprisal", "margin"]
 
 
 class Reward(Protocol):
@@ -120,6 +120,33 @@ class LogLikelihoodReward(ModelReward):
             [B] float32, without gradient.
         """
         return -F.cross_entropy(logits.detach().float(), labels, reduction="none")
+
+
+class ClippedLogLikelihoodReward(LogLikelihoodReward):
+    """The log-probability of the right class, but never less than `LEAST`.
+
+    The few examples that a model is sure to have right and has wrong would otherwise drown all others, above all where
+    advantages are divided by their spread.
+    """
+
+    LEAST: ClassVar[float] = -4.0
+    """In nats: a probability of 1.8 %."""
+
+    @staticmethod
+    def from_logits(logits: Tensor, labels: Tensor) -> Tensor:
+        """Reward logits that are already there, as a training step has them.
+
+            R[b] = max(log softmax(logits[b])[labels[b]], LEAST)
+
+        Args:
+            logits: [B, C] float.
+            labels: [B] int64.
+
+        Returns:
+            [B] float32 from `LEAST` to 0, without gradient.
+        """
+        rewards = LogLikelihoodReward.from_logits(logits, labels)
+        return rewards.clamp_min(ClippedLogLikelihoodReward.LEAST)
 
 
 class SurprisalReward(ModelReward):
@@ -256,6 +283,7 @@ def make_reward(reward: RewardName | str | Reward, model: NLIModel | None = None
 _MODEL_REWARDS: dict[str, type[ModelReward]] = {
     "accuracy": AccuracyReward,
     "log_likelihood": LogLikelihoodReward,
+    "clipped_log_likelihood": ClippedLogLikelihoodReward,
     "surprisal": SurprisalReward,
     "margin": MarginReward,
 }

@@ -152,7 +152,9 @@ class AgentConfig:
 
     system: str = ""
     """Name of the system these settings are, as --agent sets it."""
-    reward: Literal["accuracy", "log_likelihood", "surprisal", "margin", "gold_f1"] = "accuracy"
+    reward: Literal[
+        "accuracy", "log_likelihood", "clipped_log_likelihood", "surprisal", "margin", "gold_f1"
+    ] = "accuracy"
     """What an example's parses earn; gold_f1 is an upper bound that cheats."""
     epochs: float = 10.0
     """Passes over the training set."""

@@ -16,7 +16,7 @@ from rlparse_agents.fixed import FixedTreePolicy, fixed_derivations
 from rlparse_envs.rewards import BranchingF1Reward, make_reward
 from small_agents import model_of
 
-OF_A_MODEL = ("accuracy", "log_likelihood", "surprisal", "margin")
+OF_A_MODEL = ("accuracy", "log_likelihood", "clipped_log_likelihood", "surprisal", "margin")
 
 
 def sampled(batch: Batch) -> Tensor:

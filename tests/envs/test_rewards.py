@@ -15,6 +15,7 @@ from rlparse.corpora.batching import Batch
 from rlparse_envs.rewards import (
     AccuracyReward,
     BranchingF1Reward,
+    ClippedLogLikelihoodReward,
     GoldF1Reward,
     LogLikelihoodReward,
     MarginReward,
@@ -155,6 +156,13 @@ def test_rewards_from_given_logits():
     assert likelihood.dtype == torch.float32
 
 
+def test_a_clipped_log_likelihood_counts_no_miss_for_more_than_four_nats():
+    logits = torch.tensor([[0.0, 3.0], [0.0, 3.0], [0.0, 50.0]], requires_grad=True)
+    found = ClippedLogLikelihoodReward.from_logits(logits, torch.tensor([1, 0, 0]))
+    assert found.tolist() == pytest.approx([-math.log1p(math.exp(-3)), -3 - math.log1p(math.exp(-3)), -4.0])
+    assert not found.requires_grad
+
+
 def test_surprisal_and_margin_from_given_logits():
     third = math.log(3)  # class 0 has half of the probability, or as much as the two others together
     logits = torch.tensor([[third + math.log(2 / 3), 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 5.0, 0.0]])
@@ -188,7 +196,10 @@ def test_the_sign_of_the_margin_is_accuracy():
     assert 0 < right.mean() < 1
 
 
-@pytest.mark.parametrize("reward_class", [AccuracyReward, LogLikelihoodReward, SurprisalReward, MarginReward])
+@pytest.mark.parametrize(
+    "reward_class",
+    [AccuracyReward, LogLikelihoodReward, ClippedLogLikelihoodReward, SurprisalReward, MarginReward],
+)
 def test_model_rewards_ignore_dropout_and_leave_the_model_as_it_was(pairs, model, reward_class):
     batch = pairs.batch([0, 1])
     transitions = left_branching(batch.lengths, batch.gold.shape[1])
@@ -216,7 +227,8 @@ def test_rewards_by_name(model):
 def test_unknown_reward():
     with pytest.raises(
         ValueError,
-        match="one of gold_f1, accuracy, log_likelihood, surprisal, margin or a callable, got 'f1'",
+        match="one of gold_f1, accuracy, log_likelihood, clipped_log_likelihood, surprisal, margin or a callable, "
+        "got 'f1'",
     ):
         make_reward("f1")
     with pytest.raises(
@@ -225,7 +237,9 @@ def test_unknown_reward():
         make_reward(3)
 
 
-@pytest.mark.parametrize("name", ["accuracy", "log_likelihood", "surprisal", "margin"])
+@pytest.mark.parametrize(
+    "name", ["accuracy", "log_likelihood", "clipped_log_likelihood", "surprisal", "margin"]
+)
 def test_a_model_reward_needs_a_model(name):
     with pytest.raises(ValueError, match=f"reward '{name}' is what a model says of the parses: pass model="):
         make_reward(name)

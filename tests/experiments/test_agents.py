@@ -393,6 +393,7 @@ WITH_TAGS: list[tuple[str, dict[str, Any], set[str]]] = [
         },
         {"train/temperature", "train/curriculum"},
     ),
+    ("dr_grpo", {"pacing__fresh_start": True}, {"train/phase", "train/attempts"}),
 ]
 
 

@@ -68,7 +68,9 @@ EVERYTHING_ELSE = TrainConfig(
     seed=7,
     device="cpu",
     threads=2,
-    corpus=CorpusConfig("none", 1, 2, 8, (3, 4), "dropped", 5, 9, True, 6, 7, True, True, cache=Path("cache")),
+    corpus=CorpusConfig(
+        "none", 1, 2, 8, (3, 4), "dropped", 5, 9, True, 6, 7, True, True, cache=Path("cache")
+    ),
     encoder=EncoderConfig(
         composition="gated", layer_norm=False, schedule="by_step", glove=Path("glove.txt"), dropout=0.0
     ),

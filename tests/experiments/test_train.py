@@ -616,6 +616,11 @@ def test_the_test_expressions_may_be_longer(runs):
         assert max(lengths) <= longest
         assert (max(lengths) > 12) == (cap != 0)
         assert max(len(r.tokens) for r in read_parses(run / "parses" / "dev.jsonl").records) <= 12
+    # As results are published: by length and depth, F1 with and without the root, of lists only, exact.
+    found = results_of(run / "test")["diagnosis"]
+    scores = {"f1_nyu", "f1_nyu_root_out", "f1_lists_nyu", "f1_lists_nyu_root_out", "exact"}
+    assert all(set(row["scores"]) == scores for rows in found["groups"].values() for row in rows)
+    assert {"length, up to", "nesting", "depth"} <= set(found["groups"])
     # Where training has no limit, the test has none anyway.
     unlimited = apply_settings(
         TrainConfig(),

@@ -1,9 +1,9 @@
-"""Curves of a run as a picture, drawn from its ``metrics.jsonl``."""
+"""Curves as pictures: of one run, from its ``metrics.jsonl``; of the seeds of systems, side by side."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +92,30 @@ def plot_run(metrics_file: Path, picture: Path, title: str) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     figure.savefig(picture, dpi=130)
+
+
+SEED_PANELS = (("eval/accuracy", "dev accuracy"), ("eval/f1_gold_nyu", "F1 of dev parses (nyu)"))
+"""What is drawn of every seed: tag and title."""
+
+
+def plot_seeds(systems: Mapping[str, Sequence[Sequence[dict[str, float]]]], picture: Path) -> None:
+    """Draw accuracy and F1 on dev against sampled parses: a row a system, a thin line a seed.
+
+    Args:
+        systems: Name to the points of every seed's curves: ``parses``, and the tags of `SEED_PANELS` where recorded.
+        picture: PNG to write.
+    """
+    figure = Figure(figsize=(8.4, 0.5 + 2.3 * len(systems)), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(systems), len(SEED_PANELS), sharex=True, sharey=True, squeeze=False)
+    for row, (name, seeds) in zip(grid, systems.items(), strict=True):
+        for axes, (tag, title) in zip(row, SEED_PANELS, strict=True):
+            for points in seeds:
+                known = [(point["parses"] / 1e6, point[tag]) for point in points if tag in point]
+                axes.plot([x for x, _ in known], [y for _, y in known], linewidth=0.8, alpha=0.9)
+            axes.set_title(f"{name}: {title}" if len(systems) > 1 else title, fontsize=9)
+            axes.set_ylim(0, 1.02)
+            axes.grid(alpha=0.3)
+    for axes in grid[-1]:
+        axes.set_xlabel("million sampled parses")
+    figure.savefig(picture, dpi=130, metadata={"Software": None})

@@ -37,7 +37,7 @@ def systems_page(runs: Sequence[Path], *, by: str = "") -> list[str]:
     standings, _ = compare_systems(runs, find_conventions(("nyu",)), n_draws=1)
     lines: list[str] = []
     for task in standings.tasks:
-        lines += [f"### {task.task}", "", *_table(task, by), "", *_commands(task), ""]
+        lines += [f"### {task.task}", "", *_table(task, by), "", *commands(task), ""]
     return lines[:-1]
 
 
@@ -63,12 +63,12 @@ def _row(standing: Standing) -> list[str]:
         agreement,
         depth,
         minutes,
-        _seeds(standing),
+        seeds_of(standing),
         ", ".join(commits_of(standing)) or NONE,
     ]
 
 
-def _seeds(standing: Standing) -> str:
+def seeds_of(standing: Standing) -> str:
     """List the seeds of a system, as ``0-2`` where they follow each other."""
     seeds = [run.seeds[0] for run in standing.runs if run.seeds is not None]
     if len(seeds) > 1 and seeds == list(range(seeds[0], seeds[0] + len(seeds))):
@@ -76,10 +76,10 @@ def _seeds(standing: Standing) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _commands(task: TaskStandings) -> list[str]:
+def commands(task: TaskStandings) -> list[str]:
     """Give the command of every system's first run; those of the others differ in seed and name."""
-    commands = [standing.runs[0].command for standing in task.systems]
-    return ["The first seed of each was run by:", "", "```text", *commands, "```"]
+    found = [standing.runs[0].command for standing in task.systems]
+    return ["The first seed of each was run by:", "", "```text", *found, "```"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -120,8 +120,6 @@ class ParserConfig:
     weights; the others are fixed trees; none is for encoders that read no trees."""
     embedding_size: int = 32
     """Width of the policy's own embeddings."""
-    embedding_std: float = 1.0
-    """boundary: spread of the untrained embeddings; small ones (0.1) begin with the same rules for all words."""
     hidden_size: int = 32
     """Width of its own composition, or of boundary's hidden layer."""
     tracker_size: int = 32

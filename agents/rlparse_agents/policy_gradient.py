@@ -660,10 +660,9 @@ class PolicyGradient(ZippedAgent):
         """Go on to the next phase of a fresh start, if this batch has shown that it is time."""
         assert self.fresh_start is not None
         begun = self.fresh_start.observe(self.progress, entropy=entropy, accuracy=accuracy)
-        if begun == "relearn":
+        if begun in ("relearn", "explore"):
             self._begin_again_with_encoder()
-        elif begun == "explore":
-            self._begin_again_with_encoder()
+        if begun == "explore":
             self._begin_again_with_policy()
         self.logger.record("train/phase", PHASES.index(self.fresh_start.phase))
         self.logger.record("train/attempts", self.fresh_start.attempts)
@@ -676,10 +675,10 @@ class PolicyGradient(ZippedAgent):
         self.encoder_optimizer.state.clear()
 
     def _begin_again_with_policy(self) -> None:
-        """Draw new weights for the policy, and let what follows it forget."""
-        assert self.policy_optimizer is not None
+        """Draw new weights for the policy, and begin with everything that follows it, too."""
         self.policy.load_state_dict(self._make_policy().state_dict())
-        self.policy_optimizer.state.clear()
+        self._setup_estimator()
+        self._setup_optimizers(trains=True)
         if isinstance(self.entropy_coef, EntropyTarget):
             self.entropy_coef.load_state_dict({"weight": self._first_entropy_weight})
 

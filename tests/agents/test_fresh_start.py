@@ -228,7 +228,9 @@ def test_a_competent_encoder_lets_the_parser_go_on(pairs):
 
 def test_in_vain_both_begin_again(pairs):
     target = EntropyTarget(Interpolated(0.7, 0.1), start=0.01)
-    agent = beginner(pairs, pacing={"competence": 0.999, "patience": 2}, entropy_coef=target)
+    agent = beginner(
+        pairs, pacing={"competence": 0.999, "patience": 2, "policy_average": 0.9}, entropy_coef=target
+    )
     writer = recording(agent)
     encoder, policy = weights_of(agent.model), weights_of(agent.policy)
     iterate(agent, 2)
@@ -241,6 +243,7 @@ def test_in_vain_both_begin_again(pairs):
     assert same_weights(weights_of(agent.model), encoder)
     assert not same_weights(weights_of(agent.policy), policy)  # others than the first ones
     assert not agent.policy_optimizer.state
+    assert agent.policy_average.n_updates == 0
     assert target.weight == 0.01
     assert moved(agent, 2) == ["pe"] * 2
 

@@ -85,3 +85,16 @@ def weights_of(module: torch.nn.Module | None) -> dict[str, Tensor]:
 
 def same_weights(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def moved(agent: PolicyGradient, n: int) -> list[str]:
+    """Learn for n iterations; who had other weights after each: p for the policy, e for the encoder."""
+    found = []
+    for _ in range(n):
+        before = weights_of(agent.policy), weights_of(agent.model)
+        iterate(agent, 1)
+        after = weights_of(agent.policy), weights_of(agent.model)
+        found.append(
+            "".join(who for who, a, b in zip("pe", before, after, strict=True) if not same_weights(a, b))
+        )
+    return found

@@ -11,7 +11,7 @@ from rlparse.errors import CheckpointError
 from rlparse_agents.exploration import EntropyTarget, Interpolated
 from rlparse_agents.fresh_start import FreshStart
 from rlparse_agents.pacing import Pacing
-from small_agents import agent_of, iterate, model_of, recording, same_weights, weights_of
+from small_agents import agent_of, iterate, model_of, moved, recording, same_weights, weights_of
 
 # ------------------------------------------------------------------------------------------------------ phases
 
@@ -162,18 +162,6 @@ def put_in(agent, phase):
     """Let the next iteration be the first one of a phase."""
     agent.fresh_start.phase = phase
     agent.fresh_start._average, agent.fresh_start._n_observed = 0.0, 0
-
-
-def moved(agent, n):
-    found = []
-    for _ in range(n):
-        before = weights_of(agent.policy), weights_of(agent.model)
-        iterate(agent, 1)
-        after = weights_of(agent.policy), weights_of(agent.model)
-        found.append(
-            "".join(w for w, a, b in zip("pe", before, after, strict=True) if not same_weights(a, b))
-        )
-    return found
 
 
 def sure(agent):

@@ -17,24 +17,11 @@ from rlparse.trees import random_merges
 from rlparse_agents.estimator import Estimator
 from rlparse_agents.pacing import Pacing, difficulty_of
 from rlparse_agents.policy_gradient import PolicyGradient
-from small_agents import agent_of, iterate, model_of, recording, same_weights, weights_of
+from small_agents import agent_of, iterate, model_of, moved, recording, same_weights, weights_of
 
 
 def learner(corpus: Corpus, pacing: dict[str, Any], **options: Any) -> PolicyGradient:
     return agent_of(corpus, "accuracy", model=model_of(corpus), pacing=Pacing(**pacing), **options)
-
-
-def moved(agent: PolicyGradient, n: int) -> list[str]:
-    """Learn for n iterations; who had other weights after each: p for the policy, e for the encoder."""
-    found = []
-    for _ in range(n):
-        before = weights_of(agent.policy), weights_of(agent.model)
-        iterate(agent, 1)
-        after = weights_of(agent.policy), weights_of(agent.model)
-        found.append(
-            "".join(who for who, a, b in zip("pe", before, after, strict=True) if not same_weights(a, b))
-        )
-    return found
 
 
 # ----------------------------------------------------------------------------------------------------- options

@@ -11,8 +11,8 @@ brackets, as in ListOps.
 
 The generator draws as published: four of six variables per pair; in the upper three levels an operator with
 probability 4/9, else a variable; every node negated with probability 1/3; formulas that always or never hold
-are dropped. A pair belongs to the bin of its longer side, counted in operators (and, or, not). Pairs are
-deduplicated inside a bin, and 15 % of each bin are test.
+are dropped. A pair belongs to the bin of its longer side, counted in operators (and, or, not); the last bin,
+12, takes longer ones, too. Pairs are deduplicated inside a bin, and 15 % of each bin are test.
 """
 
 from __future__ import annotations
@@ -51,6 +51,11 @@ class LogicPair(NamedTuple):
     left: str
     right: str
     n_operators: int
+
+
+def bin_of(n_operators: int) -> int:
+    """Give the published bin of a pair by the operators of its longer side; the last bin takes all above it, too."""
+    return min(LAST_BIN, n_operators)
 
 
 _Formula = tuple[str, int, int]
@@ -172,58 +177,63 @@ def embedded_logic(
 ) -> tuple[Corpus, Corpus, Corpus]:
     """Generate disjoint training, development and test corpora with gold parses.
 
+    Training and development have the pairs of their range as they are drawn. A test on other bins has equally many of
+    each bin, since each is reported for itself: of the draws from 7 to 12, a third are of bin 7 and a sixteenth of bin
+    12. Training and development are the same whatever such a test is.
+
     Args:
         n_train: Pairs to train on.
         n_dev: Pairs for choosing a model, with the same numbers of operators.
-        n_test: Pairs for the final score.
+        n_test: Pairs for the final score; where the bins of the test do not divide them, the first have one more.
         seed: Of everything.
         operators: Least and most operators on the longer side in training and development.
-        test_operators: The same for the test; None for ``operators``. Published: (7, 12) after (0, 6).
+        test_operators: First and last bin of the test, see ``bin_of``; None, or ``operators``, for a part of what is
+            drawn for the others. Published: (7, 12) after (0, 6).
         brackets: Whether brackets are tokens, see ``sentence_of``.
 
     Raises:
-        CorpusError: A range is empty, the two ranges overlap without being equal, or there are not that many
-            different pairs.
+        CorpusError: A range is empty, the two ranges overlap without being equal, a bin of the test would be empty, or
+            there are not that many different pairs.
     """
-    if test_operators is None:
-        test_operators = operators
-    for low, high in (operators, test_operators):
-        if not 0 <= low <= high:
+    (low, high), (test_low, test_high) = operators, test_operators or operators
+    same = (low, high) == (test_low, test_high)
+    for least, most in ((low, high), (test_low, test_high)):
+        if not 0 <= least <= most:
             raise CorpusError(
-                f"a range of operators is (least, most) with 0 <= least <= most, got ({low}, {high})"
+                f"a range of operators is (least, most) with 0 <= least <= most, got ({least}, {most})"
             )
-    (low, high), (test_low, test_high) = operators, test_operators
-    same = operators == test_operators
-    if not same and low <= test_high and test_low <= high:
-        raise CorpusError(
-            f"the operators of training {operators} and test {test_operators} must be equal or not overlap"
-        )
-    wanted = n_train + n_dev + (n_test if same else 0)
-    wanted_test = 0 if same else n_test
-    found: dict[LogicPair, None] = {}
-    found_test: dict[LogicPair, None] = {}
+    if not same:
+        _check_test_bins((low, high), (test_low, test_high), n_test)
+    training = _Pool(f"with {low} to {high} operators", n_train + n_dev + (n_test if same else 0))
+    share, n_larger = divmod(n_test, test_high - test_low + 1)
+    testing = {
+        number: _Pool(f"of bin {number} of the test", share + (number - test_low < n_larger))
+        for number in (() if same else range(test_low, test_high + 1))
+    }
+    pools = (training, *testing.values())
+    n_missing = sum(pool.wanted for pool in pools)
     stale = 0
     for pair in draw_pairs(seed):
-        if len(found) >= wanted and len(found_test) >= wanted_test:
+        if not n_missing:
             break
         stale += 1
         if stale > _PATIENCE:
-            raise CorpusError(
-                f"found only {len(found)} of {wanted} different pairs with {low} to {high} operators and "
-                f"{len(found_test)} of {wanted_test} with {test_low} to {test_high}, none in the last "
-                f"{stale - 1} draws; ask for fewer, or for wider ranges"
+            lacking = " and ".join(
+                f"{len(pool.pairs)} of {pool.wanted} different pairs {pool.what}"
+                for pool in pools
+                if len(pool.pairs) < pool.wanted
             )
-        if low <= pair.n_operators <= high:
-            pool, enough = found, wanted
-        elif test_low <= pair.n_operators <= test_high:
-            pool, enough = found_test, wanted_test
-        else:
-            continue
-        if len(pool) < enough and pair not in pool:
-            pool[pair] = None
+            raise CorpusError(
+                f"found only {lacking}, none in the last {stale - 1} draws; ask for fewer, or for wider ranges"
+            )
+        inside = low <= pair.n_operators <= high
+        pool = training if inside else testing.get(bin_of(pair.n_operators))
+        if pool is not None and len(pool.pairs) < pool.wanted and pair not in pool.pairs:
+            pool.pairs[pair] = None
+            n_missing -= 1
             stale = 0
     shuffler = random.Random(seed)
-    pairs, test = list(found), list(found_test)
+    pairs, test = list(training.pairs), [pair for pool in testing.values() for pair in pool.pairs]
     shuffler.shuffle(pairs)
     shuffler.shuffle(test)
     if same:
@@ -231,6 +241,33 @@ def embedded_logic(
     parts = (("train", pairs[:n_train]), ("dev", pairs[n_train : n_train + n_dev]), ("test", test))
     train, dev, held_out = (corpus_of(part, name=f"logic-{name}", brackets=brackets) for name, part in parts)
     return train, dev, held_out
+
+
+class _Pool:
+    """Different pairs that are being collected, in the order in which they were drawn, and how many are wanted."""
+
+    def __init__(self, what: str, wanted: int) -> None:
+        self.what = what
+        self.wanted = wanted
+        self.pairs: dict[LogicPair, None] = {}
+
+
+def _check_test_bins(operators: tuple[int, int], bins: tuple[int, int], n_test: int) -> None:
+    """Refuse a test on other bins than the training's that cannot be generated."""
+    (low, high), (first, last) = operators, bins
+    if last > LAST_BIN:
+        raise CorpusError(
+            f"the bins of the test must be at most {LAST_BIN}, which takes longer pairs, too; got {bins}"
+        )
+    if first <= bin_of(high) and bin_of(low) <= last:
+        raise CorpusError(
+            f"the operators of training {operators} and test {bins} must be equal or not overlap"
+        )
+    n_bins = last - first + 1
+    if n_test < n_bins:
+        raise CorpusError(
+            f"n_test must be at least {n_bins}, a pair for each bin from {first} to {last}, got {n_test}"
+        )
 
 
 def corpus_of(pairs: Sequence[LogicPair], *, name: str, brackets: Brackets = "dropped") -> Corpus:
@@ -262,7 +299,7 @@ def draw_bins(n_draws: int, *, seed: int) -> list[list[LogicPair]]:
         raise CorpusError(f"n_draws must be at least 1, got {n_draws}")
     bins: list[dict[LogicPair, None]] = [{} for _ in range(LAST_BIN + 1)]
     for pair, _ in zip(draw_pairs(seed), range(n_draws), strict=False):
-        bins[min(LAST_BIN, pair.n_operators)][pair] = None
+        bins[bin_of(pair.n_operators)][pair] = None
     shuffler = random.Random(seed)
     shuffled = [list(pairs) for pairs in bins]
     for pairs in shuffled:

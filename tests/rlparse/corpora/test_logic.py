@@ -206,11 +206,37 @@ def test_splits_are_disjoint_and_have_the_operators_asked_for(operators, test_op
         assert corpus.labels == RELATION_LABELS
         assert corpus.has_gold.all()
         assert ("(" in corpus.types) == (brackets == "tokens")
-        found = {
-            max(sum(token in ("and", "or", "not") for token in s.tokens) for s in corpus.example(i).sentences)
-            for i in range(len(corpus))
-        }
+        found = bins_of(corpus)
         assert low <= min(found) <= max(found) <= high
+
+
+def bins_of(corpus: Corpus) -> Counter[int]:
+    """How many pairs there are of every published bin."""
+    return Counter(
+        min(12, max(n_operators(" ".join(s.tokens)) for s in corpus.example(i).sentences))
+        for i in range(len(corpus))
+    )
+
+
+def test_a_test_on_other_bins_has_equally_many_of_each():
+    test = embedded_logic(50, 5, 45, seed=6, operators=(0, 6), test_operators=(7, 12))[2]
+    assert bins_of(test) == {7: 8, 8: 8, 9: 8, 10: 7, 11: 7, 12: 7}
+    longest = [max(len(s.tokens) for s in test.example(i).sentences) for i in range(len(test))]
+    assert longest != sorted(longest)  # the bins are mixed
+
+
+def test_a_test_on_other_bins_leaves_training_alone():
+    """It has the pairs that are drawn first, as often as they are drawn in its range."""
+    drawn = {(p.left, p.right): p for p in islice(draw_pairs(8), 3000) if 1 <= p.n_operators <= 4}
+    assert len(drawn) > 330
+    first = {tuple((s.tokens, s.transitions) for s in map(sentence_of, sides)) for sides in list(drawn)[:330]}
+    for bins, n_test in (((7, 12), 12), ((5, 6), 40), ((0, 0), 3)):
+        splits = embedded_logic(300, 30, n_test, seed=8, operators=(1, 4), test_operators=bins)
+        assert as_set(splits[0]) | as_set(splits[1]) == first
+        assert as_set(splits[2]).isdisjoint(first)
+        if bins == (7, 12):
+            expected = [as_set(splits[0]), as_set(splits[1])]
+        assert [as_set(splits[0]), as_set(splits[1])] == expected
 
 
 def test_the_seed_decides_everything():
@@ -242,6 +268,20 @@ def test_impossible_wishes_are_refused(monkeypatch):
         CorpusError, match=r"training \(0, 6\) and test \(6, 12\) must be equal or not overlap"
     ):
         embedded_logic(test_operators=(6, 12))
+    with pytest.raises(
+        CorpusError, match=r"bins of the test must be at most 12, which takes .*; got \(7, 13\)"
+    ):
+        embedded_logic(test_operators=(7, 13))
+    with pytest.raises(CorpusError, match=r"training \(13, 14\) and test \(7, 12\) must be equal or not"):
+        embedded_logic(operators=(13, 14), test_operators=(7, 12))
+    with pytest.raises(
+        CorpusError, match="n_test must be at least 6, a pair for each bin from 7 to 12, got 5"
+    ):
+        embedded_logic(9, 5, 5, test_operators=(7, 12))
+    with pytest.raises(
+        CorpusError, match="found only 36 of 50 different pairs of bin 0 of the test, none in the last 2000"
+    ):
+        embedded_logic(30, 5, 100, operators=(2, 6), test_operators=(0, 1))
     with pytest.raises(CorpusError, match="found only 36 of 40 different pairs with 0 to 0 operators"):
         embedded_logic(30, 5, 5, operators=(0, 0))
     with pytest.raises(CorpusError, match="n_draws must be at least 1, got 0"):

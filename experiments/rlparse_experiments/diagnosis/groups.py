@@ -12,6 +12,7 @@ from rlparse import trees
 from rlparse.corpora.corpus import Corpus
 from rlparse.corpora.examples import Sentence
 from rlparse.corpora.listops import is_listops
+from rlparse.corpora.logic import LAST_BIN, bin_of
 from rlparse.lists import is_closing, is_opening
 
 LENGTHS = (10, 25, 50, 100, 300)
@@ -52,7 +53,7 @@ def groups_of(corpus: Corpus, sentences: Sequence[Sentence]) -> Groups:
     Returns:
         ``length`` and ``length, up to`` (as results are published); ``depth`` of the gold tree where all sentences have
         one; for ListOps ``nesting`` (lists inside lists), ``outermost operator`` and ``operators present``; for logic
-        ``operators`` (the published bins).
+        ``operators`` (the published bins, the last named ``12+``).
     """
     n_sides = corpus.n_sides
     lengths = corpus.lengths.max(axis=1)
@@ -68,9 +69,10 @@ def groups_of(corpus: Corpus, sentences: Sequence[Sentence]) -> Groups:
     elif types <= _LOGIC_WORDS:
 
         def operators(sentence: Sentence) -> int:
-            return sum(token in LOGIC_OPERATORS for token in sentence.tokens)
+            return bin_of(sum(token in LOGIC_OPERATORS for token in sentence.tokens))
 
-        found["operators"] = _each(_of_examples(operators, sentences, n_sides))
+        bins = _each(_of_examples(operators, sentences, n_sides))
+        found["operators"] = [g._replace(name=f"{LAST_BIN}+") if g.name == str(LAST_BIN) else g for g in bins]
     return found
 
 

@@ -46,7 +46,8 @@ EXPLAINED = (
     "Figures are of the test set, in per cent, with the weights at the end of the run: mean ± standard deviation over "
     "seeds, and the worst seed in brackets. F1 is unlabelled under `nyu`, with the root and without; *lists* is the "
     "share of complete lists that are nodes of the parses, *exact* that of sentences parsed as gold; *nesting* counts "
-    "lists inside lists. In a group of examples a figure is the mean over seeds."
+    "lists inside lists, *operators* those of a pair's longer formula. In a group of examples a figure is the mean "
+    "over seeds."
 )
 
 
@@ -141,12 +142,19 @@ def _described(task: TaskStandings, measured: dict[str, list[MeasuredRun]]) -> s
     """Say what was learned from, and what it was measured on."""
     run = task.systems[0].runs[0]
     folder = RunFolder(run.path)
-    corpus, results = folder.config().corpus, folder.read(folder.results_file)
-    trained, tested = f"{results['train_examples']:,} examples", f"{measured[task.systems[0].name][0].n:,}"
+    config, results = folder.config(), folder.read(folder.results_file)
+    corpus = config.corpus
+    first = measured[task.systems[0].name][0]
+    trained, tested = f"{results['train_examples']:,} examples", f"{first.n:,}"
     if run.task == "listops":
         cap, test_cap = corpus.max_tokens, corpus.test_max_tokens or corpus.max_tokens
         trained += f" of at most {cap} tokens" if cap else " of any length"
         tested += f" of at most {test_cap} tokens" if cap and test_cap > 0 else " of any length"
+    elif run.task == "logic" and not config.data:
+        low, high = corpus.operators
+        trained += f" of {low} to {high} operators"
+        if bins := list(first.groups.get("operators", {})):
+            tested += f" of {bins[0]} to {bins[-1]}"
     threads = sorted({RunFolder(run.path).config().threads for s in task.systems for run in s.runs})
     plural = "" if threads == [1] else "s"
     return f"Trained on {trained}, tested on {tested}. Minutes are of {' or '.join(map(str, threads))} thread{plural}."

@@ -7,6 +7,8 @@ import pytest
 
 from rlparse import trees
 from rlparse.corpora.corpus import Corpus
+from rlparse.corpora.examples import Example
+from rlparse.corpora.logic import sentence_of
 from rlparse_experiments.diagnosis.groups import Groups, binned, groups_of, nesting
 
 
@@ -86,6 +88,16 @@ def test_logic_is_grouped_by_operators_of_the_longer_side(make_logic, brackets):
     assert members(groups, "operators") == expected(counts, str)
     assert "nesting" not in groups
     assert sum(len(group.members.nonzero()[0]) for group in groups["length"]) == len(corpus)
+
+
+def test_the_last_bin_of_logic_takes_longer_formulas_too():
+    formulas = ["a"]
+    for _ in range(14):
+        formulas.append(f"( {formulas[-1]} ( or b ) )")
+    sides = [(formulas[n], formulas[m]) for n, m in ((11, 2), (3, 12), (13, 1), (0, 14))]
+    corpus = Corpus.from_examples([Example(tuple(map(sentence_of, pair)), "#") for pair in sides])
+    groups = groups_of(corpus, sentences_of(corpus))
+    assert members(groups, "operators") == {"11": [0], "12+": [1, 2, 3]}
 
 
 def test_depth_needs_a_gold_tree_of_every_sentence(half_parsed):

@@ -15,6 +15,7 @@ from rlparse.checkpoint import Checkpoint, load_checkpoint
 from rlparse.corpora.corpus import Corpus
 from rlparse.corpora.glove import read_vectors
 from rlparse.corpora.loading import LoadedCorpora, load_corpora, load_corpus, load_generated
+from rlparse.corpora.logic import LAST_BIN, bin_of
 from rlparse.corpora.official_files import Paths
 from rlparse.errors import CheckpointError, ConfigError, RlparseError
 from rlparse.models.nli_model import NLIModel, resolve_device
@@ -32,6 +33,9 @@ from rlparse_experiments.run_folder import RunFolder
 
 NO_LIMIT = -1
 """What ``corpus.test_max_tokens`` is for a test set without a limit."""
+
+AS_OPERATORS = (0, 0)
+"""What ``corpus.test_operators`` is for a test set of as many operators as training has."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,8 @@ def _load(config: TrainConfig) -> LoadedCorpora:
     }
     if settings.generator == "logic":
         options: dict[str, Any] = {"operators": list(settings.operators), "brackets": settings.brackets}
+        if settings.test_operators not in (AS_OPERATORS, settings.operators):
+            options["test_operators"] = list(settings.test_operators)
     else:
         options = {"max_tokens": settings.max_tokens or None}
         if settings.test_max_tokens and settings.max_tokens:
@@ -169,7 +175,8 @@ def _check_test_set(settings: CorpusConfig) -> None:
     """Refuse a test set that cannot be generated beside the training set.
 
     Raises:
-        ConfigError: A number is negative, or the test set's cap is below the training set's.
+        ConfigError: A number is negative, the test set's cap is below the training set's, or its bins are none, are
+            partly those of the training set, or are more than it has examples.
     """
     if settings.n_test < 0:
         raise ConfigError(f"corpus.n_test must be at least 0 (as many as for dev), got {settings.n_test}")
@@ -182,6 +189,29 @@ def _check_test_set(settings: CorpusConfig) -> None:
         raise ConfigError(
             f"corpus.test_max_tokens must not be below corpus.max_tokens ({cap or 'no limit'}), got {longest}: "
             "training, dev and test expressions are parts of one draw"
+        )
+    if settings.generator == "logic" and settings.test_operators not in (AS_OPERATORS, settings.operators):
+        _check_test_operators(settings)
+
+
+def _check_test_operators(settings: CorpusConfig) -> None:
+    """Refuse a test set on other bins than the training set's that cannot be generated."""
+    (first, last), (low, high) = settings.test_operators, settings.operators
+    if not 0 <= first <= last <= LAST_BIN:
+        raise ConfigError(
+            "corpus.test_operators must be the first and the last bin, 0 <= first <= last <= "
+            f"{LAST_BIN} (which takes longer ones, too), or 0 0 (as corpus.operators), got {first} {last}"
+        )
+    if first <= bin_of(high) and bin_of(low) <= last:
+        raise ConfigError(
+            f"corpus.test_operators must not overlap corpus.operators ({low} {high}) without being equal, got "
+            f"{first} {last}: the dev set measures on the operators of training"
+        )
+    n_bins, n_test = last - first + 1, settings.n_test or settings.n_dev
+    if n_test < n_bins:
+        raise ConfigError(
+            f"corpus.n_test must be at least {n_bins}, an example for each bin of corpus.test_operators "
+            f"({first} {last}), got {n_test}"
         )
 
 

@@ -45,6 +45,9 @@ class CorpusConfig:
     """Examples to generate for the test set (0: as many as for dev)."""
     operators: tuple[int, int] = (1, 4)
     """logic: least and most operators on the longer side."""
+    test_operators: tuple[int, int] = (0, 0)
+    """logic: first and last bin of the test set, equally many examples of each; 12 takes longer ones, too (0 0: as
+    operators)."""
     brackets: Literal["tokens", "dropped"] = "tokens"
     """logic: whether the sentences show their brackets, as published, or leave them to be guessed."""
     max_tokens: int = 0

@@ -35,6 +35,7 @@ class Needs(NamedTuple):
 NEEDS: dict[str, Needs] = {
     "corpus.n_test": Needs("corpus.generator", ("logic", "listops")),
     "corpus.test_max_tokens": Needs("corpus.generator", ("listops",)),
+    "corpus.test_operators": Needs("corpus.generator", ("logic",)),
     **dict.fromkeys(("agent.ratio", "agent.clip_low", "agent.clip_high"), Needs("agent.objective", ("ppo",))),
     "agent.value_coef": Needs("agent.baseline", ("value", "step_value")),
     "agent.entropy_coef_end": Needs("agent.entropy", ("scheduled",)),

@@ -16,7 +16,7 @@ IGNORED = ("seed", "threads", "device", "corpus.cache", "corpus.seed")
 
 OF_DATA = (
     *("data", "dev", "corpus.generator", "corpus.operators", "corpus.brackets"),
-    *("corpus.n_dev", "corpus.n_test", "corpus.test_max_tokens"),
+    *("corpus.n_dev", "corpus.n_test", "corpus.test_max_tokens", "corpus.test_operators"),
 )
 """Settings that say which task it is; ``corpus.max_tokens`` does too where expressions are generated."""
 

@@ -69,7 +69,7 @@ EVERYTHING_ELSE = TrainConfig(
     device="cpu",
     threads=2,
     corpus=CorpusConfig(
-        "none", 1, 2, 8, (3, 4), "dropped", 5, 9, True, 6, 7, True, True, cache=Path("cache")
+        "none", 1, 2, 8, (3, 4), (5, 6), "dropped", 5, 9, True, 6, 7, True, True, cache=Path("cache")
     ),
     encoder=EncoderConfig(
         composition="gated", layer_norm=False, schedule="by_step", glove=Path("glove.txt"), dropout=0.0
@@ -88,7 +88,7 @@ def test_settings_survive_the_folder(tmp_path, config):
 
 def test_settings_that_came_later_take_their_defaults(tmp_path):
     record = settings_record(TrainConfig())
-    del record["run"]["sample_trees"]
+    del record["run"]["sample_trees"], record["corpus"]["test_operators"]
     (tmp_path / "config.json").write_text(json.dumps({"settings": record}))
     assert config_of_run(tmp_path) == TrainConfig()
 

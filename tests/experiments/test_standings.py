@@ -97,9 +97,18 @@ def test_tasks_of_one_name_are_told_apart_by_their_data(tmp_path):
         make_run(tmp_path / "c", corpus__max_tokens=25, corpus__operators=[1, 3]),
         make_run(tmp_path / "d", task="snli", data=["snli"], corpus__max_tokens=25),
         make_run(tmp_path / "e", task="snli", data=["snli"], corpus__max_tokens=50),
+        make_run(
+            tmp_path / "f",
+            corpus__max_tokens=25,
+            corpus__operators=[1, 3],
+            corpus__test_operators=[7, 12],
+        ),
     ]
     found = systems_of(*paths)
-    assert list(found) == ["listops, max_tokens 25", "listops, max_tokens 100", "logic", "snli"]
+    assert list(found) == [
+        *("listops, max_tokens 25", "listops, max_tokens 100"),
+        *("logic, test_operators 0-0", "snli", "logic, test_operators 7-12"),
+    ]
     # Of files, the longest sentence is a choice in training; every run is measured on the same ones.
     assert list(found["snli"]) == ["tracker, max_tokens 25", "tracker, max_tokens 50"]
 

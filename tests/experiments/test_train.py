@@ -20,7 +20,9 @@ from rlparse_experiments.assembly import make_corpora
 from rlparse_experiments.cli import main
 from rlparse_experiments.config import TrainConfig
 from rlparse_experiments.layered_config import apply_settings, settings_from_mapping
+from rlparse_experiments.measured_figures import group_rows, read_measured
 from rlparse_experiments.parse_files import read_parses
+from rlparse_experiments.report.learning_page import learning_page
 from rlparse_experiments.report.tables import sibling_accuracies
 from rlparse_experiments.run_folder import RunFolder
 
@@ -629,6 +631,41 @@ def test_the_test_expressions_may_be_longer(runs):
     assert make_corpora(unlimited).train.lengths.max() > 0
 
 
+def test_formulas_may_be_tested_by_operators(runs):
+    """Every bin of the test is measured for itself: in the run's folder, the tables and the page."""
+    changes = {**SHORT, "corpus.n_test": 13, "corpus.test_operators": (7, 12), "run.test": True}
+    run = runs.train("run", changes)
+    found = results_of(run / "test")["diagnosis"]["groups"]["operators"]
+    bins = ["7", "8", "9", "10", "11", "12+"]
+    assert [(row["name"], row["n"]) for row in found] == list(zip(bins, [3, 2, 2, 2, 2, 2], strict=True))
+    rows = {row[0]: row[1:] for row in group_rows([read_measured(run)])}
+    page = learning_page([run])
+    for row in found:
+        cells = [f"{100 * value:.2f}" for value in (row["accuracy"], row["scores"]["f1_nyu"])]
+        assert rows[f"operators {row['name']}"][:3] == [str(row["n"]), *cells]
+        for cell in cells:
+            assert f"| operators {row['name']} | {row['n']} | {cell} |" in page
+    assert any("of 1 to 3 operators, tested on 13 of 7 to 12+. " in line for line in page)
+
+
+def test_which_bins_are_tested_changes_nothing_else(runs):
+    folders = [
+        runs.train(f"from{first}", {**SHORT, "run.test": True, "corpus.test_operators": (first, last)})
+        for first, last in ((4, 6), (7, 12))
+    ]
+    for name in ("parses/dev.jsonl", "predictions/dev.jsonl"):
+        assert len({(folder / name).read_bytes() for folder in folders}) == 1
+    assert results_of(folders[0])["history"] == results_of(folders[1])["history"]
+
+
+def test_the_bins_of_training_are_no_other_bins(runs):
+    """Asked for again, they are the same test set, out of the same cache."""
+    first = runs.train("first", {**SHORT, "run.test": True})
+    again = runs.train("again", {**SHORT, "run.test": True, "corpus.test_operators": (1, 3)})
+    for name in ("parses.jsonl", "predictions.jsonl"):
+        assert (first / "test" / name).read_bytes() == (again / "test" / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -644,6 +681,27 @@ def test_the_test_expressions_may_be_longer(runs):
         (
             {**LISTOPS, "corpus.max_tokens": 0, "corpus.test_max_tokens": 100},
             "corpus.test_max_tokens must not be below corpus.max_tokens (no limit), got 100",
+        ),
+        (
+            {"corpus.test_operators": (7, 13)},
+            "corpus.test_operators must be the first and the last bin, 0 <= first <= last <= 12 (which takes longer",
+        ),
+        ({"corpus.test_operators": (9, 8)}, "0 0 (as corpus.operators), got 9 8"),
+        (
+            {"corpus.test_operators": (3, 9)},
+            "corpus.test_operators must not overlap corpus.operators (1 3) without being equal, got 3 9: the dev set",
+        ),
+        (
+            {"corpus.operators": (13, 14), "corpus.test_operators": (7, 12)},
+            "must not overlap corpus.operators (13 14) without being equal, got 7 12",
+        ),
+        (
+            {"corpus.test_operators": (7, 12), "corpus.n_test": 5},
+            "corpus.n_test must be at least 6, an example for each bin of corpus.test_operators (7 12), got 5",
+        ),
+        (
+            {"corpus.test_operators": (4, 12), "corpus.n_dev": 8},
+            "corpus.n_test must be at least 9, an example for each bin of corpus.test_operators (4 12), got 8",
         ),
     ],
 )

@@ -107,6 +107,8 @@ class PolicyGradient(ZippedAgent):
             progress made (0 to 1), or an `EntropyTarget`, which is moved by what it sees.
         temperature: Of sampling: a number or a schedule of the progress made (0 to 1).
         pacing: Who learns when, and from what; None takes the defaults of `Pacing`.
+        explorer: With a fresh start, the classifier that learns and rewards while the agent explores. A small one,
+            which cannot make do with just any trees, says more about them. None: the environment's model does so.
         optimizer: Of the policy: ``adam``, ``adadelta``, ``rmsprop`` or ``sgd``.
         encoder_optimizer: Of classifier and encoder.
         policy_weight_decay: Of the policy; decoupled with ``adam``.
@@ -150,6 +152,7 @@ class PolicyGradient(ZippedAgent):
         entropy_coef: float | ProgressSchedule | EntropyTarget = 0.01,
         temperature: float | ProgressSchedule = 1.0,
         pacing: Pacing | None = None,
+        explorer: NLIModel | None = None,
         optimizer: OptimizerName = "adam",
         encoder_optimizer: OptimizerName = "adam",
         policy_weight_decay: float = 0.0,
@@ -193,6 +196,7 @@ class PolicyGradient(ZippedAgent):
         self.entropy_coef = entropy_coef
         self.temperature = temperature
         self.pacing = Pacing() if pacing is None else pacing
+        self.explorer = explorer
         self.optimizer_names = (optimizer, encoder_optimizer)
         self.policy_weight_decay = policy_weight_decay
         self.encoder_weight_decay = encoder_weight_decay
@@ -254,12 +258,45 @@ class PolicyGradient(ZippedAgent):
         if self.pacing.fresh_start and isinstance(self.policy, LearningPolicy):
             assert self.model is not None  # `check_agreement` has seen to it
             self.fresh_start = self.pacing.make_fresh_start()
-            self._first_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.examiner = Examiner(self.reward, self.model)
+            self._first_weights = _copied(self.model)
+        if self.explorer is not None:
+            self._check_explorer(self.explorer)
+            self._first_explorer = _copied(self.explorer.to(self.device))
         self._setup_estimator()
         self._setup_optimizers(trains)
+        self._appoint()
         if isinstance(self.entropy_coef, EntropyTarget):
             self._first_entropy_weight = self.entropy_coef.weight
+
+    def _check_explorer(self, explorer: NLIModel) -> None:
+        """Refuse an explorer that would have nothing to do.
+
+        Raises:
+            ValueError: There is no fresh start, or the reward asks no model.
+        """
+        if self.fresh_start is None:
+            raise ValueError(
+                "an explorer rewards parses until the environment's model makes a fresh start, and there is none; "
+                "set Pacing(fresh_start=True) or leave the explorer out"
+            )
+        if not isinstance(self.reward, ModelReward):
+            raise ValueError(
+                f"an explorer rewards parses in the model's place, reward {type(self.reward).__name__} asks no model; "
+                "use one that does, such as accuracy, or leave the explorer out"
+            )
+
+    def _appoint(self) -> None:
+        """Say which classifier learns and rewards: the explorer while exploring, the environment's model otherwise."""
+        self.rewarder, reward = self.model, self.reward
+        if self.explorer is not None and self._phase == "explore":
+            assert isinstance(self.reward, ModelReward)
+            self.rewarder, reward = self.explorer, type(self.reward)(self.explorer)
+        self.examiner = Examiner(reward, self.rewarder)
+
+    @property
+    def _of_rewarder(self) -> torch.optim.Optimizer | None:
+        """The optimiser of the classifier that rewards."""
+        return self.encoder_optimizer if self.rewarder is self.model else self.explorer_optimizer
 
     def _admit(self) -> None:
         """Begin to draw batches: of all examples, or of those that the curriculum admits."""
@@ -349,6 +386,12 @@ class PolicyGradient(ZippedAgent):
                 there = {id(p) for p in self.model.parameters()}
                 weights += [p for p in own if id(p) not in there] + critic
             self.encoder_optimizer = make_optimizer(
+                of_encoder, weights, self._encoder_schedule(1.0), self.encoder_weight_decay
+            )
+        self.explorer_optimizer: torch.optim.Optimizer | None = None
+        if trains and self.explorer is not None:
+            weights = [p for p in self.explorer.parameters() if p.requires_grad]
+            self.explorer_optimizer = make_optimizer(
                 of_encoder, weights, self._encoder_schedule(1.0), self.encoder_weight_decay
             )
 
@@ -541,29 +584,30 @@ class PolicyGradient(ZippedAgent):
         Returns:
             The vectors of the sentences [R, D], without gradient, and the logits without dropout.
         """
-        if self.model is None:
+        model, optimizer = self.rewarder, self._of_rewarder
+        if model is None:
             return None, None
         resting = not warming and self.n_iterations % self.pacing.encoder_every > 0
-        if self.encoder_optimizer is None or resting:
+        if optimizer is None or resting:
             with torch.no_grad():
-                vectors = self.model.encode(batch.tokens, trace)
-                logits: Tensor = self.model.head(vectors, dropout=False)
+                vectors = model.encode(batch.tokens, trace)
+                logits: Tensor = model.head(vectors, dropout=False)
             self._measured.put("rollout/accuracy", (logits.argmax(dim=1) == batch.labels).float().mean())
             return vectors, logits
-        self.model.train()
-        vectors = self.model.encode(batch.tokens, trace)
+        model.train()
+        vectors = model.encode(batch.tokens, trace)
         loss, clean = self._classify(batch, vectors)
-        self._backward(self.encoder_optimizer, loss, "encoder")
-        self.model.eval()
+        self._backward(optimizer, loss, "encoder")
+        model.eval()
         return vectors.detach(), clean
 
     def _classify(self, batch: Batch, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Give the cross-entropy and, without gradient, the logits without dropout."""
-        assert self.model is not None
-        loss = F.cross_entropy(self.model.head(vectors, dropout=True), batch.labels)
+        assert self.rewarder is not None
+        loss = F.cross_entropy(self.rewarder.head(vectors, dropout=True), batch.labels)
         # Dropout stands only in the head, so that the reward can judge the same vectors without its noise.
         with torch.no_grad():
-            clean: Tensor = self.model.head(vectors, dropout=False)
+            clean: Tensor = self.rewarder.head(vectors, dropout=False)
         self._measured.put("train/cross_entropy", loss)
         self._measured.put("rollout/accuracy", (clean.argmax(dim=1) == batch.labels).float().mean())
         return loss, clean
@@ -664,6 +708,8 @@ class PolicyGradient(ZippedAgent):
             self._begin_again_with_encoder()
         if begun == "explore":
             self._begin_again_with_policy()
+        if begun is not None:
+            self._appoint()
         self.logger.record("train/phase", PHASES.index(self.fresh_start.phase))
         self.logger.record("train/attempts", self.fresh_start.attempts)
 
@@ -679,6 +725,8 @@ class PolicyGradient(ZippedAgent):
         self.policy.load_state_dict(self._make_policy().state_dict())
         self._setup_estimator()
         self._setup_optimizers(trains=True)
+        if self.explorer is not None:
+            self.explorer.load_state_dict(self._first_explorer)
         if isinstance(self.entropy_coef, EntropyTarget):
             self.entropy_coef.load_state_dict({"weight": self._first_entropy_weight})
 
@@ -711,7 +759,7 @@ class PolicyGradient(ZippedAgent):
         if self.fresh_start is not None:
             remaining = self.fresh_start.unrefined(self.progress)
         for optimizer, schedule, whose in (
-            (self.encoder_optimizer, self._encoder_schedule, "encoder"),
+            (self._of_rewarder, self._encoder_schedule, "encoder"),
             (self.policy_optimizer, self.lr_schedule, "policy"),
         ):
             if optimizer is None or optimizer not in self._due:
@@ -740,6 +788,8 @@ class PolicyGradient(ZippedAgent):
             "policy_average": self.policy_average,
             "curriculum": self.curriculum,
             "fresh_start": self.fresh_start,
+            "explorer": self.explorer,
+            "explorer_optimizer": self.explorer_optimizer,
             "entropy": self.entropy_coef if isinstance(self.entropy_coef, EntropyTarget) else None,
         }
         return state | {name: part.state_dict() for name, part in parts.items() if part is not None}
@@ -756,8 +806,16 @@ class PolicyGradient(ZippedAgent):
             part = getattr(self, name)
             if part is not None:
                 part.load_state_dict(state[name])
-        if self.fresh_start is not None:
-            self.fresh_start.load_state_dict(state["fresh_start"])
+        for name in ("fresh_start", "explorer", "explorer_optimizer"):
+            part = getattr(self, name)
+            if part is not None:
+                part.load_state_dict(state[name])
+        self._appoint()
         if self.curriculum is not None:
             self.curriculum.load_state_dict(state["curriculum"])
             self._admit()
+
+
+def _copied(module: torch.nn.Module) -> dict[str, Tensor]:
+    """Give copies of a module's weights."""
+    return {name: value.clone() for name, value in module.state_dict().items()}

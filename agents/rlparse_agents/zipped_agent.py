@@ -65,6 +65,8 @@ class ZippedAgent(BaseAlgorithm):
             "reward",
             "model",
             "examiner",
+            "rewarder",
+            "explorer_optimizer",
             "order",
             "batches",
             "generator",

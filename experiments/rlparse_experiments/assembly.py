@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -279,6 +279,17 @@ def make_model(config: TrainConfig, *, n_tokens: int, n_classes: int, n_sides: i
     )
 
 
+def make_explorer(config: TrainConfig, model: NLIModel, *, n_tokens: int, n_classes: int) -> NLIModel | None:
+    """Build the smaller classifier that the settings want for exploring, if they do."""
+    size = config.pacing.explorer_size
+    if not (size and config.pacing.fresh_start and config.parser.kind in LEARNED_PARSERS):
+        return None
+    smaller = replace(config.encoder, embedding_size=size, hidden_size=size)
+    return make_model(
+        replace(config, encoder=smaller), n_tokens=n_tokens, n_classes=n_classes, n_sides=model.n_sides
+    )
+
+
 def policy_arguments(config: TrainConfig, model: NLIModel, n_tokens: int) -> tuple[str, dict[str, Any]]:
     """Give the policy's name, as the agent knows it, and the arguments of its constructor."""
     parser = config.parser
@@ -355,7 +366,8 @@ def _make_agent(config: TrainConfig, corpora: Corpora) -> PolicyGradient:
         estimator=make_estimator(agent),
         entropy_coef=entropy_weight(agent),
         temperature=temperature_schedule(agent),
-        pacing=Pacing(**asdict(config.pacing)),
+        pacing=Pacing(**{f.name: getattr(config.pacing, f.name) for f in fields(Pacing)}),
+        explorer=make_explorer(config, model, n_tokens=n_tokens, n_classes=len(train.labels)),
         optimizer=config.parser.optimizer,
         encoder_optimizer=encoder.optimizer,
         policy_weight_decay=config.parser.weight_decay,

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from rlparse.batched_trees import BRANCHINGS, bracketing_f1
 from rlparse.corpora.corpus import Corpus
+from rlparse.models.nli_model import NLIModel
 from rlparse_agents.iteration import Iteration
 from rlparse_agents.parsing_policy import ParsingPolicy
 from rlparse_agents.policy_gradient import PolicyGradient
@@ -118,13 +119,18 @@ class DevEvaluation(TrainingCallback):
         """Tell whether the weights as they are have been measured and recorded."""
         return bool(self.history) and self.history[-1]["iteration"] == self.agent.n_iterations
 
-    def evaluate(self) -> tuple[Measured, ParseTable | None]:
-        """Measure now; record the figures and keep them in ``history``, if that was not done at this iteration."""
+    def evaluate(self, model: NLIModel | None = None) -> tuple[Measured, ParseTable | None]:
+        """Measure now; record the figures and keep them in ``history``, if that was not done at this iteration.
+
+        Args:
+            model: The classifier; None takes the one that rewards parses now.
+        """
         agent = self.agent
-        assert agent.model is not None
+        model = model or agent.rewarder
+        assert model is not None
         further: dict[str, float] = {}
         with agent.evaluated_policy() as policy:
-            measured = measure(agent.model, policy, self.corpus, seed=self.seed)
+            measured = measure(model, policy, self.corpus, seed=self.seed)
             if self.more is not None and not self.is_current:
                 further = self.more(policy, measured)
         derivations = measured.derivations

@@ -258,6 +258,9 @@ class PacingConfig:
     """fresh_start: iterations after which both begin again if the encoder is not competent by then."""
     refine_every: int = 4
     """fresh_start: update the policy every so many iterations once the encoder is competent."""
+    explorer_size: int = 0
+    """fresh_start: width of an encoder that learns and rewards in the encoder's place while exploring; a small one says
+    more about trees and is cheaper (0: none)."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,13 @@ NEEDS: dict[str, Needs] = {
     ),
     "pacing.fresh_start": Needs("parser.kind", LEARNS_ALONE),
     **dict.fromkeys(
-        ("pacing.settled", "pacing.competence", "pacing.patience", "pacing.refine_every"),
+        (
+            "pacing.settled",
+            "pacing.competence",
+            "pacing.patience",
+            "pacing.refine_every",
+            "pacing.explorer_size",
+        ),
         Needs("pacing.fresh_start", (True,)),
     ),
     **dict.fromkeys(

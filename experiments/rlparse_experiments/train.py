@@ -278,6 +278,8 @@ class Training:
             The figures on dev, and what was measured on the test set.
         """
         agent = self.agent
+        if agent.rewarder is not agent.model:  # the explorer's figures are not those of what is kept
+            self.dev.evaluate(agent.model)
         measured, table = self.dev.latest or self.dev.evaluate()
         dev = self.corpora.dev
         if measured.derivations is not None:

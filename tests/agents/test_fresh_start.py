@@ -269,3 +269,72 @@ def test_it_goes_on_in_the_phase_that_was_stored(pairs):
     other = beginner(pairs)
     other.load_learning_state(agent.learning_state())
     assert (other.fresh_start.phase, other.fresh_start.since) == ("relearn", 0.25)
+
+
+# -------------------------------------------------------------------------------------------------- an explorer
+
+
+def led(corpus, **options):
+    """A beginner with a smaller classifier that rewards it while exploring."""
+    return beginner(corpus, explorer=model_of(corpus, embedding_size=4, hidden_size=4), **options)
+
+
+def test_an_explorer_learns_and_rewards_in_the_models_place(pairs):
+    agent = led(pairs)
+    model, explorer = weights_of(agent.model), weights_of(agent.explorer)
+    judge = model_of(pairs, embedding_size=4, hidden_size=4).eval()
+    judge.load_state_dict(explorer)
+    iterate(agent, 1)
+    assert agent.rewarder is agent.explorer
+    assert same_weights(weights_of(agent.model), model)
+    assert not same_weights(weights_of(agent.explorer), explorer)
+    last = agent.last_iteration
+    expected = judge(last.batch, last.transitions).argmax(1) == last.batch.labels
+    assert torch.equal(last.rewards, expected.float())
+
+
+def test_the_model_takes_over_when_the_parses_have_settled(pairs):
+    agent = led(pairs)
+    model = weights_of(agent.model)
+    sure(agent)
+    iterate(agent, 2)
+    assert agent.fresh_start.phase == "relearn"
+    assert agent.rewarder is agent.model
+    explorer = weights_of(agent.explorer)
+    assert same_weights(weights_of(agent.model), model)
+    iterate(agent, 1)
+    assert not same_weights(weights_of(agent.model), model)
+    assert same_weights(weights_of(agent.explorer), explorer)
+
+
+def test_in_vain_the_explorer_begins_again_too(pairs):
+    agent = led(pairs, pacing={"competence": 0.999, "patience": 1})
+    first = weights_of(agent.explorer)
+    iterate(agent, 1)
+    assert not same_weights(weights_of(agent.explorer), first)
+    put_in(agent, "relearn")
+    agent._appoint()
+    iterate(agent, 1)
+    assert agent.fresh_start.phase == "explore"
+    assert agent.rewarder is agent.explorer
+    assert same_weights(weights_of(agent.explorer), first)
+
+
+def test_an_explorer_goes_on_from_where_it_was(pairs):
+    agent, other = iterate(led(pairs), 2), led(pairs)
+    other.load_learning_state(agent.learning_state())
+    assert same_weights(weights_of(other.explorer), weights_of(agent.explorer))
+    steps = [{int(state["step"]) for state in a.explorer_optimizer.state.values()} for a in (agent, other)]
+    assert steps == [{2}, {2}]
+
+
+@pytest.mark.parametrize(
+    ("reward", "pacing", "message"),
+    [
+        ("accuracy", {}, "an explorer rewards parses until"),
+        ("gold_f1", {"fresh_start": True}, "GoldF1Reward asks no model"),
+    ],
+)
+def test_an_explorer_without_a_task_is_refused(pairs, reward, pacing, message):
+    with pytest.raises(ValueError, match=message):
+        agent_of(pairs, reward, model=model_of(pairs), explorer=model_of(pairs), pacing=Pacing(**pacing))

@@ -50,11 +50,11 @@ class Diagnosis(TrainingCallback):
             policy: As it was measured.
             measured: What it and the classifier did on the dev set.
         """
-        assert self.agent.model is not None
-        found = self.diagnoser.diagnose(self.agent.model, policy, measured).curves()
+        assert self.agent.rewarder is not None
+        found = self.diagnoser.diagnose(self.agent.rewarder, policy, measured).curves()
         return found | {f"train/update_size/{whose}": size for whose, size in self._sizes.items()}
 
     def _learners(self) -> dict[str, nn.Module]:
         """Give the encoder with its classifier, and the policy."""
-        assert self.agent.model is not None
-        return {"encoder": self.agent.model, "policy": self.agent.policy}
+        assert self.agent.rewarder is not None
+        return {"encoder": self.agent.rewarder, "policy": self.agent.policy}

@@ -36,6 +36,7 @@ class FreshStart:
     Attributes:
         phase: The phase of now.
         since: Share of the run that was done when it began.
+        tried_since: The same of the attempt that is being made.
         attempts: How often exploring began.
 
     Raises:
@@ -57,6 +58,7 @@ class FreshStart:
         self.memory = memory
         self.phase: Phase = "explore"
         self.since = 0.0
+        self.tried_since = 0.0
         self.attempts = 1
         self._average, self._n_observed = 0.0, 0
 
@@ -105,7 +107,10 @@ class FreshStart:
             if self.phase == "relearn" and self._average > self.competence:
                 return self._begin("refine", progress)
         if self.phase == "relearn" and self._n_observed >= self.patience:
+            if progress - self.tried_since > 1.0 - progress:
+                return self._begin("refine", progress)
             self.attempts += 1
+            self.tried_since = progress
             return self._begin("explore", progress)
         return None
 
@@ -119,6 +124,7 @@ class FreshStart:
         return {
             "phase": self.phase,
             "since": self.since,
+            "tried_since": self.tried_since,
             "attempts": self.attempts,
             "average": self._average,
             "n_observed": self._n_observed,
@@ -136,5 +142,6 @@ class FreshStart:
                 f"the state of a fresh start has {sorted(own)} and a phase of {', '.join(PHASES)}, found {dict(state)}"
             )
         self.phase = next(phase for phase in get_args(Phase) if phase == state["phase"])
-        self.since, self.attempts = float(state["since"]), int(state["attempts"])
+        self.since, self.tried_since = float(state["since"]), float(state["tried_since"])
+        self.attempts = int(state["attempts"])
         self._average, self._n_observed = float(state["average"]), int(state["n_observed"])

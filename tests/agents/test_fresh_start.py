@@ -55,6 +55,21 @@ def test_it_explores_again_when_the_encoder_does_not_become_competent():
     assert phases.observe(0.5, entropy=0.1, accuracy=0.2) == "relearn"
 
 
+@pytest.mark.parametrize(("late", "phase"), [(0.5, "explore"), (0.51, "refine")])
+def test_it_refines_what_there_is_when_there_is_no_time_for_another_attempt(late, phase):
+    phases = FreshStart(settled=0.3, competence=0.8, patience=1, memory=1)
+    phases.observe(0.2, entropy=0.1, accuracy=0.2)
+    assert phases.observe(late, entropy=None, accuracy=0.7) == phase
+    assert phases.attempts == (2 if phase == "explore" else 1)
+
+
+def test_every_attempt_is_measured_by_its_own_time():
+    phases = FreshStart(settled=0.3, competence=0.8, patience=1, memory=1)
+    for progress, phase in ((0.2, "explore"), (0.4, "explore"), (0.6, "explore"), (0.9, "refine")):
+        phases.observe(progress - 0.01, entropy=0.1, accuracy=0.2)
+        assert phases.observe(progress, entropy=None, accuracy=0.7) == phase
+
+
 def test_an_iteration_without_a_choice_does_not_count():
     phases = FreshStart(settled=0.3, memory=2)
     for _ in range(5):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlparse_agents.policy_gradient import PolicyGradient
-from rlparse_experiments import evaluate
+from rlparse_experiments import evaluation_folder
 from rlparse_experiments.cli import main
 from rlparse_experiments.parse import parse_sentences
 from rlparse_experiments.precision import matmul_precision
@@ -41,7 +41,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
         monkeypatch.setattr(owner, name, watched)
 
     watch(PolicyGradient, "_iterate")
-    watch(evaluate, "measure")
+    watch(evaluation_folder, "measure")
     return found
 
 

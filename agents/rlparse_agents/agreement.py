@@ -8,7 +8,7 @@ from rlparse.corpora.corpus import Corpus
 from rlparse_agents.estimator import Estimator
 from rlparse_agents.pacing import Pacing
 from rlparse_agents.parsing_policy import EncodingPolicy, LearningPolicy, ParsingPolicy
-from rlparse_envs.rewards import Reward
+from rlparse_envs.rewards import ModelReward, Reward
 
 
 def check_agreement(
@@ -105,3 +105,25 @@ def _check_sharing(estimator: Estimator, pacing: Pacing, name: str, *, trains: b
                 f"{option} updates the policy apart from the classifier, {name} shares its weights; leave it out, or "
                 "use a policy of its own, such as TrackerPolicy"
             )
+
+
+def check_explorer(reward: Reward, *, starts_afresh: bool) -> None:
+    """Refuse an explorer that would have nothing to do.
+
+    Args:
+        reward: What parses earn.
+        starts_afresh: Whether the policy learns with a fresh start.
+
+    Raises:
+        ValueError: There is no fresh start, or the reward asks no model.
+    """
+    if not starts_afresh:
+        raise ValueError(
+            "an explorer rewards parses until the environment's model makes a fresh start, and there is none; "
+            "set Pacing(fresh_start=True) or leave the explorer out"
+        )
+    if not isinstance(reward, ModelReward):
+        raise ValueError(
+            f"an explorer rewards parses in the model's place, reward {type(reward).__name__} asks no model; "
+            "use one that does, such as accuracy, or leave the explorer out"
+        )

@@ -25,7 +25,7 @@ from rlparse.corpora.batching import POOL_BATCHES, Batch, BatchOrder
 from rlparse.corpora.corpus import Corpus
 from rlparse.lockstep import Trace
 from rlparse.models.nli_model import NLIModel
-from rlparse_agents.agreement import check_agreement
+from rlparse_agents.agreement import check_agreement, check_explorer
 from rlparse_agents.averaging import WeightAverage
 from rlparse_agents.boundary_policy import BoundaryPolicy
 from rlparse_agents.critics import SentenceCritic, StepCritic
@@ -260,30 +260,13 @@ class PolicyGradient(ZippedAgent):
             self.fresh_start = self.pacing.make_fresh_start()
             self._first_weights = _copied(self.model)
         if self.explorer is not None:
-            self._check_explorer(self.explorer)
+            check_explorer(self.reward, starts_afresh=self.fresh_start is not None)
             self._first_explorer = _copied(self.explorer.to(self.device))
         self._setup_estimator()
         self._setup_optimizers(trains)
         self._appoint()
         if isinstance(self.entropy_coef, EntropyTarget):
             self._first_entropy_weight = self.entropy_coef.weight
-
-    def _check_explorer(self, explorer: NLIModel) -> None:
-        """Refuse an explorer that would have nothing to do.
-
-        Raises:
-            ValueError: There is no fresh start, or the reward asks no model.
-        """
-        if self.fresh_start is None:
-            raise ValueError(
-                "an explorer rewards parses until the environment's model makes a fresh start, and there is none; "
-                "set Pacing(fresh_start=True) or leave the explorer out"
-            )
-        if not isinstance(self.reward, ModelReward):
-            raise ValueError(
-                f"an explorer rewards parses in the model's place, reward {type(self.reward).__name__} asks no model; "
-                "use one that does, such as accuracy, or leave the explorer out"
-            )
 
     def _appoint(self) -> None:
         """Say which classifier learns and rewards: the explorer while exploring, the environment's model otherwise."""

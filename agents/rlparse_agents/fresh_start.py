@@ -8,21 +8,25 @@ from typing import Literal, get_args
 
 from rlparse.errors import CheckpointError
 
-Phase = Literal["explore", "relearn", "refine"]
+Phase = Literal["explore", "relearn", "mend", "refine"]
 
 PHASES: tuple[str, ...] = get_args(Phase)
 
+_MENDING = 4
+"""Mending takes one of so many iterations of patience."""
+
 
 class FreshStart:
-    """Say in which of three phases an agent is, from nothing but its entropy and its accuracy in training.
+    """Say in which of four phases an agent is, from nothing but its entropy and its accuracy in training.
 
         explore   Parser and encoder learn together, until the parser is sure of its parses.
         relearn   The encoder begins again from its first weights and learns alone, from the likeliest parses.
         refine    Once it is competent, the parser goes on too, to the end.
+        mend      If it is not competent after ``patience`` iterations, the parses are not good enough: the parser goes
+                  on with what the encoder does know, for a quarter as long; then the encoder relearns.
 
     An encoder that has learned for long from bad trees learns hard functions (ListOps' sum modulo 10) late on good
-    ones, or never; a fresh one does so soon. If it is not competent after ``patience`` iterations, the parses are not
-    good enough: parser and encoder both begin again with exploring.
+    ones, or never; a fresh one does so soon. Without time for another relearning, mending becomes refining.
 
     What decides are moving averages over ``memory`` iterations of the phase. Reference: Nikishin et al. 2022, "The
     Primacy Bias in Deep Reinforcement Learning", who reset parts of an agent by the clock.
@@ -36,15 +40,14 @@ class FreshStart:
     Attributes:
         phase: The phase of now.
         since: Share of the run that was done when it began.
-        tried_since: The same of the attempt that is being made.
-        attempts: How often exploring began.
+        attempts: How often relearning began.
 
     Raises:
         ValueError: An option is out of range.
     """
 
     def __init__(
-        self, *, settled: float = 0.1, competence: float = 0.9, patience: int = 4000, memory: int = 100
+        self, *, settled: float = 0.1, competence: float = 0.9, patience: int = 1500, memory: int = 100
     ) -> None:
         for name, value in (("settled", settled), ("competence", competence)):
             if not 0.0 < value < 1.0:
@@ -58,17 +61,16 @@ class FreshStart:
         self.memory = memory
         self.phase: Phase = "explore"
         self.since = 0.0
-        self.tried_since = 0.0
-        self.attempts = 1
+        self.attempts = 0
         self._average, self._n_observed = 0.0, 0
 
     def explored(self, progress: float) -> float:
-        """Give the share of the run that exploring has taken so far, which schedules of exploration follow; 1 after it.
+        """Give the share of the run that schedules of exploration follow: the progress, and 1 once it is over.
 
         Args:
             progress: Share of the run that is done.
         """
-        return progress - self.since if self.phase == "explore" else 1.0
+        return progress if self.phase == "explore" else 1.0
 
     def unrefined(self, progress: float) -> float:
         """Give the share of refining that is to come, which learning rates follow: 1 before it begins, 0 at its end.
@@ -101,21 +103,22 @@ class FreshStart:
             raise ValueError(f"phases follow finite entropies and accuracies, got {value}")
         self._n_observed += 1
         self._average += (value - self._average) / min(self._n_observed, self.memory)
-        if self._n_observed >= self.memory:
-            if self.phase == "explore" and self._average < self.settled:
-                return self._begin("relearn", progress)
-            if self.phase == "relearn" and self._average > self.competence:
-                return self._begin("refine", progress)
-        if self.phase == "relearn" and self._n_observed >= self.patience:
-            if progress - self.tried_since > 1.0 - progress:
-                return self._begin("refine", progress)
-            self.attempts += 1
-            self.tried_since = progress
-            return self._begin("explore", progress)
+        enough = self._n_observed >= self.memory
+        if self.phase == "explore":
+            return self._begin("relearn", progress) if enough and self._average < self.settled else None
+        if self.phase == "mend":
+            over = self._n_observed * _MENDING >= self.patience
+            return self._begin("relearn", progress) if over else None
+        if enough and self._average > self.competence:
+            return self._begin("refine", progress)
+        if self._n_observed >= self.patience:
+            in_time = progress - self.since <= 1.0 - progress
+            return self._begin("mend" if in_time else "refine", progress)
         return None
 
     def _begin(self, phase: Phase, progress: float) -> Phase:
         self.phase, self.since = phase, progress
+        self.attempts += phase == "relearn"
         self._average, self._n_observed = 0.0, 0
         return phase
 
@@ -124,7 +127,6 @@ class FreshStart:
         return {
             "phase": self.phase,
             "since": self.since,
-            "tried_since": self.tried_since,
             "attempts": self.attempts,
             "average": self._average,
             "n_observed": self._n_observed,
@@ -142,6 +144,6 @@ class FreshStart:
                 f"the state of a fresh start has {sorted(own)} and a phase of {', '.join(PHASES)}, found {dict(state)}"
             )
         self.phase = next(phase for phase in get_args(Phase) if phase == state["phase"])
-        self.since, self.tried_since = float(state["since"]), float(state["tried_since"])
+        self.since = float(state["since"])
         self.attempts = int(state["attempts"])
         self._average, self._n_observed = float(state["average"]), int(state["n_observed"])

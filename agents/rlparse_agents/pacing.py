@@ -37,7 +37,7 @@ class Pacing:
         fresh_start: Let the encoder begin again once the parses have settled, see `rlparse_agents.fresh_start`.
         settled: Normalised entropy of the policy below which they have.
         competence: Training accuracy above which the fresh encoder knows enough for the policy to go on.
-        patience: Iterations after which it does not, and both begin again.
+        patience: Iterations after which it does not, and the parses have to be mended first.
         refine_every: Update the policy in one iteration of so many from then on.
 
     Raises:
@@ -55,7 +55,7 @@ class Pacing:
     fresh_start: bool = False
     settled: float = 0.1
     competence: float = 0.9
-    patience: int = 4000
+    patience: int = 1500
     refine_every: int = 4
 
     def __post_init__(self) -> None:

@@ -233,6 +233,7 @@ class PolicyGradient(ZippedAgent):
         self.set_random_seed(self.seed)
         seed = 0 if self.seed is None else self.seed
         self.generator = torch.Generator(device=self.device).manual_seed(seed)
+        self.fresh_start: FreshStart | None = None
         self.curriculum: Curriculum | None = None
         if self.pacing.curriculum != "none":
             self.curriculum = Curriculum(
@@ -241,7 +242,7 @@ class PolicyGradient(ZippedAgent):
                 grow=self.pacing.curriculum_step,
                 competence=self.pacing.curriculum_competence,
             )
-        self._admit()
+        self._draw()
         self.policy = self._make_policy()
         check_agreement(
             self.policy,
@@ -254,19 +255,16 @@ class PolicyGradient(ZippedAgent):
         )
         if self.model is not None:
             self.model.to(self.device)
-        self.fresh_start: FreshStart | None = None
         if self.pacing.fresh_start and isinstance(self.policy, LearningPolicy):
             assert self.model is not None  # `check_agreement` has seen to it
             self.fresh_start = self.pacing.make_fresh_start()
             self._first_weights = _copied(self.model)
         if self.explorer is not None:
             check_explorer(self.reward, starts_afresh=self.fresh_start is not None)
-            self._first_explorer = _copied(self.explorer.to(self.device))
+            self.explorer.to(self.device)
         self._setup_estimator()
         self._setup_optimizers(trains)
         self._appoint()
-        if isinstance(self.entropy_coef, EntropyTarget):
-            self._first_entropy_weight = self.entropy_coef.weight
 
     def _appoint(self) -> None:
         """Say which classifier learns and rewards: the explorer while exploring, the environment's model otherwise."""
@@ -281,15 +279,18 @@ class PolicyGradient(ZippedAgent):
         """The optimiser of the classifier that rewards."""
         return self.encoder_optimizer if self.rewarder is self.model else self.explorer_optimizer
 
-    def _admit(self) -> None:
-        """Begin to draw batches: of all examples, or of those that the curriculum admits."""
+    def _draw(self) -> None:
+        """Begin to draw batches, of all examples or of those that the curriculum admits: B with K parses, or B * K."""
         seed = 0 if self.seed is None else self.seed
         corpus = self.corpus
         if self.curriculum is not None:
             corpus = corpus.subset(self.curriculum.admitted())
             seed += _SEEDS_APART * self.curriculum.limit
-        self.order = BatchOrder(corpus.lengths, self.batch_size, seed=seed, pool_batches=self.pool_batches)
-        self.batches = BatchStream(corpus, self.order, repeats=self.n_parses, device=self.device)
+        rows, repeats = (1, self.n_parses) if self._compares else (self.n_parses, 1)
+        self.order = BatchOrder(
+            corpus.lengths, self.batch_size * rows, seed=seed, pool_batches=self.pool_batches
+        )
+        self.batches = BatchStream(corpus, self.order, repeats=repeats, device=self.device)
 
     def _make_policy(self) -> ParsingPolicy:
         for name, value in self.policy_kwargs.items():
@@ -456,9 +457,9 @@ class PolicyGradient(ZippedAgent):
         self._due.clear()
         K = self.n_parses
         batch = next(self.batches)
-        examples = Batch(*(field[::K] for field in batch))
-        if self._phase == "relearn" or (self._phase == "refine" and self._resting):
-            batch = examples  # whoever only shows parses needs no others to compare them with
+        examples = batch.thin(K)
+        if not self._compares and not self._resting:
+            batch = examples.repeat(K)
         self.policy.set_training_mode(True)
         if isinstance(self.policy, LearningPolicy | EncodingPolicy):
             heat = self.temperature(self._explored) if callable(self.temperature) else self.temperature
@@ -500,6 +501,14 @@ class PolicyGradient(ZippedAgent):
     @property
     def _phase(self) -> Phase | None:
         return None if self.fresh_start is None else self.fresh_start.phase
+
+    @property
+    def _compares(self) -> bool:
+        """Whether batches hold K copies of every example, for parses that are compared with each other.
+
+        Where the policy rests, the encoder learns more from as many different examples.
+        """
+        return self._phase not in ("relearn", "refine")
 
     @property
     def _resting(self) -> bool:
@@ -680,19 +689,19 @@ class PolicyGradient(ZippedAgent):
         assert self.curriculum is not None
         if self.curriculum.observe(accuracy):
             self.batches.close()
-            self._admit()
+            self._draw()
         self.logger.record("train/curriculum", self.curriculum.limit)
 
     def _advance_phase(self, entropy: float | None, accuracy: float) -> None:
         """Go on to the next phase of a fresh start, if this batch has shown that it is time."""
         assert self.fresh_start is not None
         begun = self.fresh_start.observe(self.progress, entropy=entropy, accuracy=accuracy)
-        if begun in ("relearn", "explore"):
+        if begun == "relearn":
             self._begin_again_with_encoder()
-        if begun == "explore":
-            self._begin_again_with_policy()
         if begun is not None:
             self._appoint()
+            self.batches.close()
+            self._draw()
         self.logger.record("train/phase", PHASES.index(self.fresh_start.phase))
         self.logger.record("train/attempts", self.fresh_start.attempts)
 
@@ -702,16 +711,6 @@ class PolicyGradient(ZippedAgent):
         assert self.encoder_optimizer is not None
         self.model.load_state_dict(self._first_weights)
         self.encoder_optimizer.state.clear()
-
-    def _begin_again_with_policy(self) -> None:
-        """Draw new weights for the policy, and begin with everything that follows it, too."""
-        self.policy.load_state_dict(self._make_policy().state_dict())
-        self._setup_estimator()
-        self._setup_optimizers(trains=True)
-        if self.explorer is not None:
-            self.explorer.load_state_dict(self._first_explorer)
-        if isinstance(self.entropy_coef, EntropyTarget):
-            self.entropy_coef.load_state_dict({"weight": self._first_entropy_weight})
 
     @contextmanager
     def evaluated_policy(self) -> Iterator[ParsingPolicy]:
@@ -780,7 +779,7 @@ class PolicyGradient(ZippedAgent):
     def load_learning_state(self, state: Mapping[str, Any]) -> None:
         """Continue from where a state was taken.
 
-        The batch order has to be loaded after it, because a curriculum chooses its examples.
+        The batch order has to be loaded after it, because the curriculum and the phase choose what it orders.
         """
         self.policy_loss.load_state_dict(state["policy_loss"])
         if isinstance(self.entropy_coef, EntropyTarget):
@@ -796,7 +795,8 @@ class PolicyGradient(ZippedAgent):
         self._appoint()
         if self.curriculum is not None:
             self.curriculum.load_state_dict(state["curriculum"])
-            self._admit()
+        self.batches.close()
+        self._draw()
 
 
 def _copied(module: torch.nn.Module) -> dict[str, Tensor]:

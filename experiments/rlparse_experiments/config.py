@@ -254,8 +254,9 @@ class PacingConfig:
     """fresh_start: the parses have settled when the policy's entropy is below this share of the greatest."""
     competence: float = 0.9
     """fresh_start: training accuracy from which on the policy learns again."""
-    patience: int = 4000
-    """fresh_start: iterations after which both begin again if the encoder is not competent by then."""
+    patience: int = 1500
+    """fresh_start: iterations after which, if the encoder is not competent by then, the policy learns on for a
+    quarter as long before the encoder begins again."""
     refine_every: int = 4
     """fresh_start: update the policy every so many iterations once the encoder is competent."""
     explorer_size: int = 0

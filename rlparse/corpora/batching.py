@@ -60,6 +60,19 @@ class Batch(NamedTuple):
             return self
         return Batch(*(field.repeat_interleave(k, dim=0) for field in self))
 
+    def thin(self, k: int) -> Batch:
+        """Keep the first of every k examples, on every side: the inverse of `repeat`.
+
+        Raises:
+            ValueError: k < 1.
+        """
+        if k < 1:
+            raise ValueError(f"a batch can be thinned by 1 or more, got k = {k}")
+        if k == 1:
+            return self
+        n = self.n_examples
+        return Batch(*(field.unflatten(0, (len(field) // n, n))[:, ::k].flatten(0, 1) for field in self))
+
     def to(self, device: torch.device | str) -> Batch:
         """Copy to ``device`` what is not there yet; to a GPU in one piece, without waiting for it.
 

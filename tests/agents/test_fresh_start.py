@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 import torch
 
 from rlparse.errors import CheckpointError
-from rlparse_agents.exploration import EntropyTarget, Interpolated
 from rlparse_agents.fresh_start import FreshStart
 from rlparse_agents.pacing import Pacing
 from small_agents import agent_of, iterate, model_of, moved, recording, same_weights, weights_of
@@ -46,28 +46,33 @@ def test_phases_follow_entropy_and_accuracy():
     assert phases.attempts == 1
 
 
-def test_it_explores_again_when_the_encoder_does_not_become_competent():
-    phases = FreshStart(settled=0.3, competence=0.8, patience=3, memory=1)
-    begun = [phases.observe(0.1, entropy=0.1, accuracy=0.2)]
-    begun += [phases.observe(0.2 + 0.1 * i, entropy=None, accuracy=0.7) for i in range(3)]
-    assert begun == ["relearn", None, None, "explore"]
-    assert (phases.attempts, phases.since) == (2, pytest.approx(0.4))
-    assert phases.observe(0.5, entropy=0.1, accuracy=0.2) == "relearn"
-
-
-@pytest.mark.parametrize(("late", "phase"), [(0.5, "explore"), (0.51, "refine")])
-def test_it_refines_what_there_is_when_there_is_no_time_for_another_attempt(late, phase):
-    phases = FreshStart(settled=0.3, competence=0.8, patience=1, memory=1)
+def in_vain(**options):
+    """Phases whose encoder has begun to relearn at 0.2, and is not going to become competent."""
+    phases = FreshStart(settled=0.3, competence=0.8, memory=1, **options)
     phases.observe(0.2, entropy=0.1, accuracy=0.2)
-    assert phases.observe(late, entropy=None, accuracy=0.7) == phase
-    assert phases.attempts == (2 if phase == "explore" else 1)
+    return phases
 
 
-def test_every_attempt_is_measured_by_its_own_time():
-    phases = FreshStart(settled=0.3, competence=0.8, patience=1, memory=1)
-    for progress, phase in ((0.2, "explore"), (0.4, "explore"), (0.6, "explore"), (0.9, "refine")):
-        phases.observe(progress - 0.01, entropy=0.1, accuracy=0.2)
-        assert phases.observe(progress, entropy=None, accuracy=0.7) == phase
+def test_the_parser_mends_its_parses_when_the_encoder_does_not_become_competent():
+    phases = in_vain(patience=8)
+    begun = [phases.observe(0.2 + 0.02 * i, entropy=0.2, accuracy=0.7) for i in range(1, 9)]
+    assert begun == [None] * 7 + ["mend"]
+    assert (phases.attempts, phases.since) == (1, pytest.approx(0.36))
+    assert phases.observe(0.38, entropy=0.2, accuracy=0.95) is None  # competent or not
+    assert phases.observe(0.4, entropy=0.2, accuracy=0.7) == "relearn"  # after a quarter of 8
+    assert (phases.attempts, phases.since) == (2, 0.4)
+    assert phases.observe(0.42, entropy=0.2, accuracy=0.95) == "refine"
+
+
+@pytest.mark.parametrize(("late", "phase"), [(0.6, "mend"), (0.61, "refine")])
+def test_it_refines_what_there_is_when_there_is_no_time_to_relearn(late, phase):
+    assert in_vain(patience=1).observe(late, entropy=None, accuracy=0.7) == phase
+
+
+def test_little_patience_mends_for_an_iteration():
+    phases = in_vain(patience=1)
+    assert phases.observe(0.3, entropy=None, accuracy=0.7) == "mend"
+    assert phases.observe(0.35, entropy=None, accuracy=0.7) == "relearn"
 
 
 def test_an_iteration_without_a_choice_does_not_count():
@@ -78,13 +83,13 @@ def test_an_iteration_without_a_choice_does_not_count():
     assert phases.observe(0.1, entropy=0.1, accuracy=0.5) == "relearn"
 
 
-def test_schedules_follow_the_attempt_and_rates_the_refining():
+def test_schedules_follow_exploring_and_rates_the_refining():
     phases = FreshStart(settled=0.3, competence=0.8, patience=1, memory=1)
     assert (phases.explored(0.2), phases.unrefined(0.2)) == (0.2, 1.0)
     phases.observe(0.2, entropy=0.1, accuracy=0.1)
     assert (phases.explored(0.2), phases.unrefined(0.2)) == (1.0, 1.0)
     phases.observe(0.3, entropy=None, accuracy=0.1)  # in vain
-    assert phases.explored(0.5) == pytest.approx(0.2)
+    assert (phases.explored(0.5), phases.unrefined(0.5)) == (1.0, 1.0)
     phases.observe(0.5, entropy=0.1, accuracy=0.1)
     phases.observe(0.6, entropy=None, accuracy=0.9)
     assert phases.explored(0.7) == 1.0
@@ -136,14 +141,13 @@ def test_it_goes_on_from_its_state():
         (None, 0.6),
         (None, 0.7),
         (None, 0.6),
-        (0.1, 0.9),
-        (0.1, 0.9),
+        (0.1, 0.7),
         (None, 0.9),
     ]
     straight, first = new(), new()
     for i, (entropy, accuracy) in enumerate(figures):
-        straight.observe(i / 10, entropy=entropy, accuracy=accuracy)
-        first.observe(i / 10, entropy=entropy, accuracy=accuracy)
+        straight.observe(i / 20, entropy=entropy, accuracy=accuracy)
+        first.observe(i / 20, entropy=entropy, accuracy=accuracy)
         second = new()
         second.load_state_dict(first.state_dict())
         assert second.state_dict() == straight.state_dict()
@@ -173,10 +177,12 @@ def beginner(corpus, **options):
     return agent
 
 
-def put_in(agent, phase):
+def begin(agent, phase):
     """Let the next iteration be the first one of a phase."""
     agent.fresh_start.phase = phase
     agent.fresh_start._average, agent.fresh_start._n_observed = 0.0, 0
+    agent._appoint()
+    agent._draw()
 
 
 def sure(agent):
@@ -203,61 +209,54 @@ def test_an_unsure_parser_explores_on(pairs):
     assert agent.fresh_start.phase == "explore"
 
 
-def test_relearning_shows_the_encoder_one_greedy_parse_of_each_example(pairs):
-    agent = beginner(pairs, pacing={"competence": 0.999}, n_parses=4)
-    put_in(agent, "relearn")
+def test_relearning_shows_the_encoder_one_greedy_parse_of_different_examples(pairs):
+    agent = beginner(pairs, pacing={"competence": 0.999}, batch_size=2, n_parses=2)
+    begin(agent, "relearn")
     assert moved(agent, 3) == ["e"] * 3
     last = agent.last_iteration
-    assert last.batch.n_examples == 4
+    assert len(set(last.batch.indices.tolist())) == 4  # as many as there are parses of 2 while exploring
     with torch.no_grad():
         assert torch.equal(last.transitions, agent.policy.derive(last.batch, greedy=True))
 
 
 def test_a_competent_encoder_lets_the_parser_go_on(pairs):
-    agent = beginner(pairs, pacing={"refine_every": 3})
-    put_in(agent, "relearn")
+    agent = beginner(pairs, pacing={"refine_every": 3}, batch_size=2, n_parses=2)
+    begin(agent, "relearn")
     agent.fresh_start.competence = 1e-9
-    agent.pacing = Pacing(fresh_start=True, refine_every=3)
     iterate(agent, 2)
     assert agent.fresh_start.phase == "refine"
     assert agent.n_iterations == 2
-    sizes, who = [], []
+    kept, who = [], []
     for _ in range(6):
         who += moved(agent, 1)
-        sizes.append(agent.last_iteration.batch.n_examples)
+        kept.append(Counter(agent.last_iteration.batch.indices.tolist()).most_common(1)[0][1])
     assert who == ["e", "pe", "e", "e", "pe", "e"]  # iterations 2 to 7
-    assert sizes == [4, 16, 4, 4, 16, 4]
+    assert kept == [1, 2, 1, 1, 2, 1]  # parses of an example: compared where the parser learns
+    assert agent.last_iteration.batch.n_examples == 4
 
 
-def test_in_vain_both_begin_again(pairs):
-    target = EntropyTarget(Interpolated(0.7, 0.1), start=0.01)
-    agent = beginner(
-        pairs, pacing={"competence": 0.999, "patience": 2, "policy_average": 0.9}, entropy_coef=target
-    )
+def test_in_vain_the_parser_learns_on_and_the_encoder_begins_again(pairs):
+    agent = beginner(pairs, pacing={"competence": 0.999, "patience": 8}, batch_size=2, n_parses=2)
     writer = recording(agent)
-    encoder, policy = weights_of(agent.model), weights_of(agent.policy)
-    iterate(agent, 2)
-    target.weight = 5.0
-    put_in(agent, "relearn")
-    iterate(agent, 2)
-    assert agent.fresh_start.phase == "explore"
-    assert writer.curve("train/attempts") == [1, 1, 1, 2]
-    assert writer.curve("train/phase") == [0, 0, 1, 0]
-    assert same_weights(weights_of(agent.model), encoder)
-    assert not same_weights(weights_of(agent.policy), policy)  # others than the first ones
-    assert not agent.policy_optimizer.state
-    assert agent.policy_average.n_updates == 0
-    assert target.weight == 0.01
+    first = weights_of(agent.model)
+    begin(agent, "relearn")
+    assert moved(agent, 8) == ["e"] * 8
+    assert agent.fresh_start.phase == "mend"
     assert moved(agent, 2) == ["pe"] * 2
+    assert Counter(agent.last_iteration.batch.indices.tolist()).most_common(1)[0][1] == 2
+    assert agent.fresh_start.phase == "relearn"
+    assert same_weights(weights_of(agent.model), first)
+    assert writer.curve("train/phase") == [1] * 7 + [2] * 2 + [1]
+    assert writer.curve("train/attempts") == [0] * 9 + [1]
 
 
 def test_learning_rates_fall_only_while_refining(pairs):
     agent = beginner(pairs, learning_rate=lambda left: left, encoder_learning_rate=lambda left: left)
     writer = recording(agent)
     agent.learn(10**9, total_iterations=2)
-    put_in(agent, "relearn")
+    begin(agent, "relearn")
     agent.learn(10**9, reset_num_timesteps=False, total_iterations=4)
-    put_in(agent, "refine")
+    begin(agent, "refine")
     agent.fresh_start.since = 0.5
     agent.learn(10**9, reset_num_timesteps=False, total_iterations=8)
     rates = writer.curve("train/learning_rate_encoder")
@@ -278,12 +277,17 @@ def test_parsers_that_do_not_learn_need_no_fresh_start(pairs):
 
 
 def test_it_goes_on_in_the_phase_that_was_stored(pairs):
-    agent = beginner(pairs)
-    put_in(agent, "relearn")
+    agent = beginner(pairs, batch_size=2, n_parses=2)
+    begin(agent, "relearn")
     agent.fresh_start.since = 0.25
-    other = beginner(pairs)
+    iterate(agent, 2)
+    other = beginner(pairs, batch_size=2, n_parses=2)
     other.load_learning_state(agent.learning_state())
+    other.order.load_state_dict(agent.order.state_dict())
     assert (other.fresh_start.phase, other.fresh_start.since) == ("relearn", 0.25)
+    iterate(agent, 1)
+    iterate(other, 1)
+    assert torch.equal(other.last_iteration.batch.indices, agent.last_iteration.batch.indices)
 
 
 # -------------------------------------------------------------------------------------------------- an explorer
@@ -320,19 +324,6 @@ def test_the_model_takes_over_when_the_parses_have_settled(pairs):
     iterate(agent, 1)
     assert not same_weights(weights_of(agent.model), model)
     assert same_weights(weights_of(agent.explorer), explorer)
-
-
-def test_in_vain_the_explorer_begins_again_too(pairs):
-    agent = led(pairs, pacing={"competence": 0.999, "patience": 1})
-    first = weights_of(agent.explorer)
-    iterate(agent, 1)
-    assert not same_weights(weights_of(agent.explorer), first)
-    put_in(agent, "relearn")
-    agent._appoint()
-    iterate(agent, 1)
-    assert agent.fresh_start.phase == "explore"
-    assert agent.rewarder is agent.explorer
-    assert same_weights(weights_of(agent.explorer), first)
 
 
 def test_an_explorer_goes_on_from_where_it_was(pairs):

@@ -161,6 +161,27 @@ def test_repeated_examples_stay_together_on_every_side():
         once.repeat(0)
 
 
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_thinning_keeps_one_of_every_k_examples_on_every_side(k):
+    batch = make_batch()
+    for field, kept in zip(batch, batch.repeat(k).thin(k), strict=True):
+        assert torch.equal(kept, field)
+    thin = batch.thin(k)
+    kept = list(range(0, batch.n_examples, k))
+    assert thin.n_sides == batch.n_sides
+    assert thin.indices.tolist() == batch.indices[kept].tolist()
+    for side in range(batch.n_sides):
+        rows = [side * batch.n_examples + i for i in kept]
+        own = slice(side * len(kept), (side + 1) * len(kept))
+        assert torch.equal(thin.tokens[own], batch.tokens[rows])
+        assert torch.equal(thin.lengths[own], batch.lengths[rows])
+
+
+def test_nothing_is_thinned_by_nothing():
+    with pytest.raises(ValueError, match="thinned by 1 or more, got k = 0"):
+        make_batch().thin(0)
+
+
 def test_a_batch_moves_to_a_device():
     assert all(field.device.type == "meta" for field in make_batch().to("meta"))
 

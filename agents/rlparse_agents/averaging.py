@@ -24,7 +24,7 @@ class WeightAverage:
     2017, "Mean Teachers Are Better Role Models".
 
     Args:
-        module: Whose weights are averaged; only `applied` changes them, and changes them back.
+        module: Whose weights are averaged. `applied` changes them and changes them back, `adopt` for good.
         decay: Share of the old average that is kept, in [0, 1).
 
     Raises:
@@ -78,6 +78,16 @@ class WeightAverage:
         finally:
             _write(self.module, own)
             self._in_place = False
+
+    def adopt(self) -> None:
+        """Let the module go on from the average: its weights become that, where they lie.
+
+        Raises:
+            ValueError: The weights of now are the average itself, and are going to be put back.
+        """
+        if self._in_place:
+            raise ValueError("adopt() within applied() would be undone at its end; leave applied() first")
+        _write(self.module, self._averages)
 
     def state_dict(self) -> dict[str, Any]:
         """Give what continuing needs: a number and copies of the averages."""

@@ -112,7 +112,7 @@ class GumbelPolicy(PlanningPolicy, EncodingPolicy):
         return gumbel_trees(
             model.machine.composition,
             self.query,
-            model.embedding(types),
+            model.embed(types),
             batch.lengths,
             words,
             temperature=self.temperature,

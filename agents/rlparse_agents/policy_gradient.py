@@ -698,6 +698,8 @@ class PolicyGradient(ZippedAgent):
         begun = self.fresh_start.observe(self.progress, entropy=entropy, accuracy=accuracy)
         if begun == "relearn":
             self._begin_again_with_encoder()
+            if self.policy_average is not None:
+                self.policy_average.adopt()
         if begun is not None:
             self._appoint()
             self.batches.close()

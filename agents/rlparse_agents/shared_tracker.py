@@ -97,7 +97,7 @@ class SharedTrackerPolicy(PlanningPolicy, EncodingPolicy):
             transitions = fixed_derivations(batch, "gold")
             types, words = distinct_words(batch.tokens, model.embedding.num_embeddings)
             trace = lockstep.trace(transitions, batch.lengths)
-            encoding = model.machine(model.embedding(types), trace, words)
+            encoding = model.machine(model.embed(types), trace, words)
         else:
             encoding, transitions = self._play(batch, lambda it: it.sample(generator))
         judgement = self._judge(encoding, transitions)
@@ -125,7 +125,7 @@ class SharedTrackerPolicy(PlanningPolicy, EncodingPolicy):
             return pick(self._distribution(hidden, stack_sizes, buffer_sizes, legal))
 
         types, words = distinct_words(batch.tokens, model.embedding.num_embeddings)
-        return model.machine.sample(model.embedding(types), batch.lengths, choose, words)
+        return model.machine.sample(model.embed(types), batch.lengths, choose, words)
 
     def _judge(self, encoding: Encoding, transitions: Tensor) -> Judgement:
         """Judge all steps of an encoding at once, with gradient."""

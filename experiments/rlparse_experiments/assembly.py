@@ -265,6 +265,7 @@ def make_model(config: TrainConfig, *, n_tokens: int, n_classes: int, n_sides: i
         n_sides=n_sides,
         embedding_size=settings.embedding_size,
         embedding_std=settings.embedding_std,
+        embedding_dropout=settings.embedding_dropout,
         hidden_size=settings.hidden_size,
         architecture=settings.architecture,
         bidirectional=settings.bidirectional,

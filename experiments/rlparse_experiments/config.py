@@ -86,6 +86,8 @@ class EncoderConfig:
     """Width of the word embeddings."""
     embedding_std: float = 1.0
     """Spread of the untrained word embeddings; large vocabularies want about 0.1."""
+    embedding_dropout: float = 0.0
+    """Share of the entries of a word's vector that training zeroes, the same ones all over a batch."""
     hidden_size: int = 100
     """Width of a node."""
     tracker_size: int = 0

@@ -127,6 +127,7 @@ class NLIModel(nn.Module):
         embedding_size: E.
         embedding_std: Standard deviation of the untrained word embeddings. Small ones (0.1) keep the many rare words
             of natural language from drowning what is learned; a dozen symbols want 1.
+        embedding_dropout: Probability of zeroing an entry of a word's vector while training, see `embed`.
         hidden_size: D, of each direction where there are two.
         architecture: ``tree``, or one of `rlparse.models.sequence_encoders`, which read no tree: ``bag_of_words``,
             ``rnn``, ``lstm``, ``gru``, ``peephole_lstm``.
@@ -158,6 +159,7 @@ class NLIModel(nn.Module):
         n_sides: int = 2,
         embedding_size: int = 100,
         embedding_std: float = 1.0,
+        embedding_dropout: float = 0.0,
         hidden_size: int = 100,
         architecture: str = "tree",
         bidirectional: bool = False,
@@ -180,6 +182,9 @@ class NLIModel(nn.Module):
         self.n_sides = n_sides
         self.hide_premise = hide_premise
         self.architecture = architecture
+        if not 0.0 <= embedding_dropout < 1.0:
+            raise ValueError(f"embedding_dropout must be in [0, 1), got {embedding_dropout}")
+        self.embedding_dropout = embedding_dropout
         self.embedding = nn.Embedding(n_tokens, embedding_size, padding_idx=0)
         with torch.no_grad():
             self.embedding.weight.mul_(embedding_std)
@@ -244,6 +249,24 @@ class NLIModel(nn.Module):
             self.embedding.weight[0] = 0.0
         self.embedding.weight.requires_grad_(trainable)
 
+    def embed(self, types: Tensor) -> Tensor:
+        """Give the vectors of words, while training with dropout.
+
+        A word loses the same entries wherever it stands in the batch, as in Gal & Ghahramani 2016, "A Theoretically
+        Grounded Application of Dropout in Recurrent Neural Networks": so equal phrases stay equal, and all parses of a
+        sentence are compared under the same noise.
+
+        Args:
+            types: [U] int64, every word once.
+
+        Returns:
+            [U, E] float.
+        """
+        vectors: Tensor = self.embedding(types)
+        if self.embedding_dropout and self.training:
+            vectors = F.dropout(vectors, self.embedding_dropout)
+        return vectors
+
     def encode(self, tokens: Tensor, trace: Trace) -> Tensor:
         """Encode sentences along their derivations, or word by word.
 
@@ -256,12 +279,12 @@ class NLIModel(nn.Module):
             [R, D] float, D being ``vector_size``. Hidden vector of each sentence's root, or after its last word.
         """
         vectors: Tensor
+        types, words = distinct_words(tokens, self.embedding.num_embeddings)
         if self.sequence is None:
-            types, words = distinct_words(tokens, self.embedding.num_embeddings)
-            encoding: Encoding = self.machine(self.embedding(types), trace, words)
+            encoding: Encoding = self.machine(self.embed(types), trace, words)
             vectors = encoding.roots
         else:
-            vectors = self.sequence(self.embedding(tokens), trace.lengths)
+            vectors = self.sequence(self.embed(types)[words], trace.lengths)
         return self.shown(vectors)
 
     def shown(self, vectors: Tensor) -> Tensor:

@@ -161,6 +161,21 @@ def test_decay_out_of_range(decay):
         WeightAverage(build(), decay)
 
 
+def test_a_module_goes_on_from_its_average():
+    module = nn.Linear(2, 1)
+    average = WeightAverage(module, 0.9)
+    for number in (1.0, 2.0, 6.0):
+        with torch.no_grad():
+            module.weight.fill_(number)
+        average.update()
+    place = module.weight.data_ptr()
+    average.adopt()
+    assert module.weight.tolist() == [[pytest.approx(3.0)] * 2]
+    assert module.weight.data_ptr() == place
+    with average.applied(), pytest.raises(ValueError, match=r"adopt\(\) within applied\(\)"):
+        average.adopt()
+
+
 def test_the_average_is_not_averaged():
     average = WeightAverage(build(), 0.9)
     with average.applied():

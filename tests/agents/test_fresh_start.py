@@ -250,6 +250,18 @@ def test_in_vain_the_parser_learns_on_and_the_encoder_begins_again(pairs):
     assert writer.curve("train/attempts") == [0] * 9 + [1]
 
 
+def test_relearning_begins_with_the_average_of_the_policy(pairs):
+    agent = beginner(pairs, pacing={"settled": 0.9999999, "policy_average": 0.9}, learning_rate=0.1)
+    iterate(agent, 1)
+    own = weights_of(agent.policy)
+    while agent.fresh_start.phase == "explore":
+        own = weights_of(agent.policy)
+        iterate(agent, 1)
+    average = agent.policy_average.state_dict()["averages"]
+    assert same_weights(weights_of(agent.policy), average)
+    assert not same_weights(average, own)
+
+
 def test_learning_rates_fall_only_while_refining(pairs):
     agent = beginner(pairs, learning_rate=lambda left: left, encoder_learning_rate=lambda left: left)
     writer = recording(agent)

@@ -152,7 +152,7 @@ class Diagnoser:
             trace = lockstep.trace(transitions, batch.lengths)
             if model.reads_trees:
                 types, words = distinct_words(batch.tokens, model.embedding.num_embeddings)
-                encoding = model.machine(model.embedding(types), trace, words)
+                encoding = model.machine(model.embed(types), trace, words)
                 units.add(model.shown(encoding.roots), encoding)
             else:
                 units.add(model.encode(batch.tokens, trace), None)

@@ -191,6 +191,37 @@ def test_dropout_stands_only_in_the_head():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_word_loses_the_same_entries_all_over_a_batch_and_only_in_training():
+    model = build(embedding_dropout=0.5).train()
+    types = torch.arange(N_WORDS)
+    own = model.embedding.weight.detach()
+    torch.manual_seed(3)
+    dropped = model.embed(types).detach()
+    kept = dropped != 0
+    assert 0 < kept[1:].sum() < kept[1:].numel()
+    torch.testing.assert_close(dropped, torch.where(kept, 2 * own, 0.0), rtol=0, atol=0)
+    torch.testing.assert_close(model.eval().embed(types), own, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_words_are_dropped_before_any_encoder(architecture):
+    model = build(architecture=architecture, embedding_dropout=0.5)
+    batch = plain_batch([([2, 3], [3, 2]), ([2, 3], [3, 2])], labels=[0, 1])
+    trace = lockstep.trace(padded([[0, 0, 1]] * 4, 2), batch.lengths)
+    torch.manual_seed(0)
+    first, second, third, _ = model.train().encode(batch.tokens, trace)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)  # equal sentences stay equal
+    again = model.encode(batch.tokens, trace)
+    assert not torch.equal(again[0], first)
+    assert not torch.equal(model.eval().encode(batch.tokens, trace)[2], third)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_dropout_of_words_out_of_range(share):
+    with pytest.raises(ValueError, match=r"embedding_dropout must be in \[0, 1\), got"):
+        build(embedding_dropout=share)
+
+
 def test_dropout_keeps_the_mean_of_its_input():
     torch.manual_seed(0)
     head = ClassifierHead(3, 1, 2, mlp_size=4, dropout=0.5).double().train()

@@ -116,12 +116,17 @@ class BoundaryReader(nn.Module):
         n_tokens: Size of the vocabulary.
         embedding_size: E, width of the word embeddings.
         hidden_size: H.
+        embedding_std: Standard deviation of the untrained word embeddings.
         bilstm: Read the hidden vectors of a bidirectional LSTM over the sentence, H wide each way, not single words.
     """
 
-    def __init__(self, n_tokens: int, embedding_size: int, hidden_size: int, *, bilstm: bool) -> None:
+    def __init__(
+        self, n_tokens: int, embedding_size: int, hidden_size: int, *, embedding_std: float, bilstm: bool
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(n_tokens, embedding_size, padding_idx=0)
+        with torch.no_grad():
+            self.embedding.weight.mul_(embedding_std)
         # Two networks rather than one that goes both ways, which would begin at the padding.
         self.bilstm = nn.ModuleList(
             nn.LSTM(embedding_size, hidden_size, batch_first=True) for _ in range(2 if bilstm else 0)

@@ -41,6 +41,8 @@ class BoundaryPolicy(LearningPolicy):
         lr_schedule: Unused; Stable-Baselines3 passes it. Optimisers belong to the algorithm.
         n_tokens: Size of the vocabulary.
         embedding_size: Width of the policy's own embeddings.
+        embedding_std: Standard deviation of the untrained word embeddings. With small ones (0.1) the policy begins with
+            rules for all words alike, and learns exceptions where the reward asks for them.
         hidden_size: Width of the hidden layer, of the LSTM over steps, and of each way of the one over words.
         bilstm: Read words in their context, through a bidirectional LSTM over the sentence.
         recurrent: Remember earlier steps, through an LSTM.
@@ -55,6 +57,7 @@ class BoundaryPolicy(LearningPolicy):
         *,
         n_tokens: int,
         embedding_size: int = 50,
+        embedding_std: float = 1.0,
         hidden_size: int = 50,
         bilstm: bool = False,
         recurrent: bool = False,
@@ -65,13 +68,16 @@ class BoundaryPolicy(LearningPolicy):
         self._options = {
             "n_tokens": n_tokens,
             "embedding_size": embedding_size,
+            "embedding_std": embedding_std,
             "hidden_size": hidden_size,
             "bilstm": bilstm,
             "recurrent": recurrent,
             "catalan_prior": catalan_prior,
         }
         self.catalan_prior = catalan_prior
-        self.reader = BoundaryReader(n_tokens, embedding_size, hidden_size, bilstm=bilstm)
+        self.reader = BoundaryReader(
+            n_tokens, embedding_size, hidden_size, embedding_std=embedding_std, bilstm=bilstm
+        )
         self.lstm = nn.LSTM(hidden_size, hidden_size, batch_first=True) if recurrent else None
         self.head = nn.Linear(hidden_size, 2)
         with torch.no_grad():  # an untrained policy has no preference but its prior

@@ -125,6 +125,8 @@ class ParserConfig:
     weights; the others are fixed trees; none is for encoders that read no trees."""
     embedding_size: int = 32
     """Width of the policy's own embeddings."""
+    embedding_std: float = 1.0
+    """boundary: spread of the untrained word embeddings; with a small one it begins with rules for all words alike."""
     hidden_size: int = 32
     """Width of its own composition, or of boundary's hidden layer."""
     tracker_size: int = 32

@@ -61,7 +61,9 @@ NEEDS: dict[str, Needs] = {
         Needs("parser.kind", REWARDED),
     ),
     **dict.fromkeys(("agent.temperature", "agent.temperature_from"), Needs("parser.kind", LEARNS)),
-    **dict.fromkeys(("parser.bilstm", "parser.recurrent"), Needs("parser.kind", ("boundary",))),
+    **dict.fromkeys(
+        ("parser.embedding_std", "parser.bilstm", "parser.recurrent"), Needs("parser.kind", ("boundary",))
+    ),
     "parser.leaf_lstm": Needs("parser.kind", ("easy_first",)),
     "parser.reads": Needs("parser.kind", ("tracker",)),
     "parser.composition": Needs("parser.kind", ("tracker", "easy_first")),

@@ -55,6 +55,20 @@ def sentences_of(batch: Batch) -> list[list[int]]:
     return [row[:n] for row, n in zip(batch.tokens.tolist(), batch.lengths.tolist(), strict=True)]
 
 
+def test_words_begin_as_different_as_asked():
+    policies = []
+    for std in (1.0, 0.1):
+        torch.manual_seed(0)
+        policies.append(
+            BoundaryPolicy(
+                NO_SPACE, spaces.Discrete(2), n_tokens=N_WORDS, embedding_size=50, embedding_std=std
+            )
+        )
+    wide, narrow = (policy.reader.embedding.weight for policy in policies)
+    torch.testing.assert_close(narrow, 0.1 * wide)
+    assert wide[1:].std().item() == pytest.approx(1.0, abs=0.1)
+
+
 # --------------------------------------------------------------------------------------------------- slow twin
 
 

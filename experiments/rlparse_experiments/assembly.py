@@ -303,12 +303,9 @@ def policy_arguments(config: TrainConfig, model: NLIModel, n_tokens: int) -> tup
         own = {"tracker_size": parser.tracker_size, "composition": parser.composition, "reads": parser.reads}
         return "TrackerPolicy", sizes | own | {"catalan_prior": parser.catalan_prior, "encoder": model}
     if parser.kind == "boundary":
-        own = {
-            "embedding_std": parser.embedding_std,
-            "bilstm": parser.bilstm,
-            "recurrent": parser.recurrent,
-        }
-        return "BoundaryPolicy", sizes | own | {"catalan_prior": parser.catalan_prior}
+        networks = {"bilstm": parser.bilstm, "recurrent": parser.recurrent}
+        own_words = {"embedding_std": parser.embedding_std}
+        return "BoundaryPolicy", sizes | own_words | networks | {"catalan_prior": parser.catalan_prior}
     if parser.kind == "easy_first":
         return "EasyFirstPolicy", sizes | {"composition": parser.composition, "leaf_lstm": parser.leaf_lstm}
     if parser.kind == "shared_tracker":

@@ -33,6 +33,7 @@ class FreshStart:
 
     Args:
         settled: Normalised entropy, mean over free decisions, below which exploring ends.
+        explore_until: Share of the run after which it ends at the latest, settled or not.
         competence: Accuracy in training above which the encoder is competent.
         patience: Iterations of relearning after which it is not.
         memory: Iterations that the averages cover.
@@ -47,15 +48,23 @@ class FreshStart:
     """
 
     def __init__(
-        self, *, settled: float = 0.1, competence: float = 0.9, patience: int = 1500, memory: int = 100
+        self,
+        *,
+        settled: float = 0.1,
+        explore_until: float = 0.6,
+        competence: float = 0.9,
+        patience: int = 1500,
+        memory: int = 100,
     ) -> None:
-        for name, value in (("settled", settled), ("competence", competence)):
+        shares = {"settled": settled, "explore_until": explore_until, "competence": competence}
+        for name, value in shares.items():
             if not 0.0 < value < 1.0:
                 raise ValueError(f"{name} must be between 0 and 1, got {value}")
         for name, count in (("patience", patience), ("memory", memory)):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
         self.settled = settled
+        self.explore_until = explore_until
         self.competence = competence
         self.patience = patience
         self.memory = memory
@@ -96,6 +105,8 @@ class FreshStart:
         Raises:
             ValueError: A figure is not a number.
         """
+        if self.phase == "explore" and progress >= self.explore_until:
+            return self._begin("relearn", progress)
         value = entropy if self.phase == "explore" else accuracy
         if self.phase == "refine" or value is None:
             return None

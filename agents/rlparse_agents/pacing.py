@@ -36,6 +36,7 @@ class Pacing:
         curriculum_competence: Moving average of the training accuracy above which it rises.
         fresh_start: Let the encoder begin again once the parses have settled, see `rlparse_agents.fresh_start`.
         settled: Normalised entropy of the policy below which they have.
+        explore_until: Share of the run after which they are taken as they are.
         competence: Training accuracy above which the fresh encoder knows enough for the policy to go on.
         patience: Iterations after which it does not, and the parses have to be mended first.
         refine_every: Update the policy in one iteration of so many from then on.
@@ -54,6 +55,7 @@ class Pacing:
     curriculum_competence: float = 0.8
     fresh_start: bool = False
     settled: float = 0.1
+    explore_until: float = 0.6
     competence: float = 0.9
     patience: int = 1500
     refine_every: int = 4
@@ -86,7 +88,12 @@ class Pacing:
         Raises:
             ValueError: An option is out of range.
         """
-        return FreshStart(settled=self.settled, competence=self.competence, patience=self.patience)
+        return FreshStart(
+            settled=self.settled,
+            explore_until=self.explore_until,
+            competence=self.competence,
+            patience=self.patience,
+        )
 
 
 def difficulty_of(corpus: Corpus, by: Literal["length", "depth"]) -> npt.NDArray[np.int64]:

@@ -256,6 +256,8 @@ class PacingConfig:
     from then on only, and schedules of exploration follow the attempt."""
     settled: float = 0.1
     """fresh_start: the parses have settled when the policy's entropy is below this share of the greatest."""
+    explore_until: float = 0.6
+    """fresh_start: share of the run after which the parses are taken as they are, settled or not."""
     competence: float = 0.9
     """fresh_start: training accuracy from which on the policy learns again."""
     patience: int = 1500

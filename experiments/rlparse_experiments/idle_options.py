@@ -80,6 +80,7 @@ NEEDS: dict[str, Needs] = {
     **dict.fromkeys(
         (
             "pacing.settled",
+            "pacing.explore_until",
             "pacing.competence",
             "pacing.patience",
             "pacing.refine_every",

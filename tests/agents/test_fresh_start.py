@@ -75,6 +75,13 @@ def test_little_patience_mends_for_an_iteration():
     assert phases.observe(0.35, entropy=None, accuracy=0.7) == "relearn"
 
 
+def test_parses_that_never_settle_are_taken_as_they_are():
+    phases = FreshStart(settled=0.3, explore_until=0.5, memory=2)
+    begun = [phases.observe(progress, entropy=0.9, accuracy=0.5) for progress in (0.1, 0.3, 0.49, 0.5)]
+    assert begun == [None, None, None, "relearn"]
+    assert phases.since == 0.5
+
+
 def test_an_iteration_without_a_choice_does_not_count():
     phases = FreshStart(settled=0.3, memory=2)
     for _ in range(5):
@@ -107,6 +114,7 @@ def test_refining_may_begin_at_the_very_end():
     ("options", "message"),
     [
         ({"settled": 0.0}, "settled must be between 0 and 1, got 0.0"),
+        ({"explore_until": 1.0}, "explore_until must be between 0 and 1, got 1.0"),
         ({"competence": 1.0}, "competence must be between 0 and 1, got 1.0"),
         ({"patience": 0}, "patience must be at least 1, got 0"),
         ({"memory": 0}, "memory must be at least 1, got 0"),

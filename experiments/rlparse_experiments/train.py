@@ -355,14 +355,6 @@ def _train(config: TrainConfig, resume: Path | None) -> int:
             return 128 + received
         results, test = training.finish()
     print_training_results(out, training.config, folder, training.corpora.dev, training.dev, results, test)
-    if training.agent.rewarder is not training.agent.model:
-        out.print(
-            "the run ended while exploring: its encoder has not learned yet, only the explorer has; give it more "
-            "--agent.epochs, or a higher --pacing.settled",
-            style="yellow",
-            highlight=False,
-            soft_wrap=True,
-        )
     return 0
 
 

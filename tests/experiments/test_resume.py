@@ -255,13 +255,6 @@ def test_every_kind_of_run_goes_on_as_if_never_stopped(runs, cut_power, changes)
     check_same_run(run, reference)
 
 
-def test_a_run_that_ends_while_exploring_says_that_its_encoder_has_not_learned(runs, capsys):
-    runs.train("run", {"pacing.fresh_start": True, "pacing.explorer_size": 4})
-    assert "the run ended while exploring" in capsys.readouterr().out
-    runs.train("without", {"pacing.fresh_start": True})
-    assert "the run ended while exploring" not in capsys.readouterr().out
-
-
 AT_ONCE = {
     "agent.entropy": "target",
     "agent.temperature": "sinusoidal",

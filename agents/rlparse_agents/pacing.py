@@ -39,6 +39,8 @@ class Pacing:
         explore_until: Share of the run after which they are taken as they are.
         competence: Training accuracy above which the fresh encoder knows enough for the policy to go on.
         patience: Iterations after which it does not, and the parses have to be mended first.
+        explore_tokens: While exploring, the encoder learns only from examples whose sentences have at most so many
+            tokens; 0 from all. Parses are rewarded on all of them, so for what lets it read longer ones than it knows.
         refine_every: Update the policy in one iteration of so many from then on.
 
     Raises:
@@ -58,10 +60,12 @@ class Pacing:
     explore_until: float = 0.6
     competence: float = 0.9
     patience: int = 1500
+    explore_tokens: int = 0
     refine_every: int = 4
 
     def __post_init__(self) -> None:
-        bounds = {"warmup": 0, "policy_every": 1, "encoder_every": 1, "curriculum_step": 1, "refine_every": 1}
+        bounds = {"warmup": 0, "explore_tokens": 0}
+        bounds |= dict.fromkeys(("policy_every", "encoder_every", "curriculum_step", "refine_every"), 1)
         for name, least in bounds.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")

@@ -596,7 +596,11 @@ class PolicyGradient(ZippedAgent):
     def _classify(self, batch: Batch, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Give the cross-entropy and, without gradient, the logits without dropout."""
         assert self.rewarder is not None
-        loss = F.cross_entropy(self.rewarder.head(vectors, dropout=True), batch.labels)
+        logits, labels = self.rewarder.head(vectors, dropout=True), batch.labels
+        if self.pacing.explore_tokens and self._phase == "explore":
+            short = batch.lengths.view(batch.n_sides, -1).amax(0) <= self.pacing.explore_tokens
+            logits, labels = logits[short], labels[short]
+        loss = F.cross_entropy(logits, labels) if len(labels) else logits.sum()  # of nothing: 0
         # Dropout stands only in the head, so that the reward can judge the same vectors without its noise.
         with torch.no_grad():
             clean: Tensor = self.rewarder.head(vectors, dropout=False)

@@ -263,6 +263,9 @@ class PacingConfig:
     patience: int = 1500
     """fresh_start: iterations after which, if the encoder is not competent by then, the policy learns on for a
     quarter as long before the encoder begins again."""
+    explore_tokens: int = 0
+    """fresh_start: while exploring, the encoder learns only from sentences of at most so many tokens, and parses are
+    rewarded on all (0: it learns from all)."""
     refine_every: int = 4
     """fresh_start: update the policy every so many iterations once the encoder is competent."""
     explorer_size: int = 0

@@ -81,6 +81,7 @@ NEEDS: dict[str, Needs] = {
         (
             "pacing.settled",
             "pacing.explore_until",
+            "pacing.explore_tokens",
             "pacing.competence",
             "pacing.patience",
             "pacing.refine_every",

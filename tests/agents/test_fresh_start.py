@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
+from rlparse import lockstep
 from rlparse.errors import CheckpointError
 from rlparse_agents.fresh_start import FreshStart
 from rlparse_agents.pacing import Pacing
@@ -256,6 +259,35 @@ def test_in_vain_the_parser_learns_on_and_the_encoder_begins_again(pairs):
     assert same_weights(weights_of(agent.model), first)
     assert writer.curve("train/phase") == [1] * 7 + [2] * 2 + [1]
     assert writer.curve("train/attempts") == [0] * 9 + [1]
+
+
+def test_while_exploring_the_encoder_may_learn_from_short_sentences_only(pairs):
+    """As if the longer examples were not there, and all of them once exploring is over."""
+    limit = 3
+    batch = pairs.batch(np.arange(len(pairs)))
+    longest = batch.lengths.view(2, -1).amax(0)
+    assert 0 < (longest <= limit).sum() < len(longest)
+    gradients = []
+    for phase, short in (("explore", longest <= limit), ("relearn", longest > 0)):
+        agent = beginner(pairs, pacing={"explore_tokens": limit})
+        begin(agent, phase)
+        model = agent.model.train()
+        model.head.dropout = 0.0
+        vectors = model.encode(batch.tokens, lockstep.trace(batch.gold, batch.lengths))
+        logits = model.head(vectors, dropout=False)
+        expected = torch.autograd.grad(
+            F.cross_entropy(logits[short], batch.labels[short]), model.head.classify.weight, retain_graph=True
+        )
+        loss, _ = agent._classify(batch, vectors)
+        found = torch.autograd.grad(loss, model.head.classify.weight)
+        torch.testing.assert_close(found, expected)
+        gradients.append(found[0])
+    assert not torch.allclose(*gradients)
+
+
+def test_nothing_short_teaches_nothing(pairs):
+    agent = beginner(pairs, pacing={"explore_tokens": 1})
+    assert moved(agent, 2) == ["p"] * 2
 
 
 def test_relearning_begins_with_the_average_of_the_policy(pairs):

@@ -286,9 +286,9 @@ class PolicyGradient(ZippedAgent):
         if self.curriculum is not None:
             corpus = corpus.subset(self.curriculum.admitted())
             seed += _SEEDS_APART * self.curriculum.limit
-        rows, repeats = (1, self.n_parses) if self._compares else (self.n_parses, 1)
+        more, repeats = (1, self.n_parses) if self._compares else (self.n_parses, 1)
         self.order = BatchOrder(
-            corpus.lengths, self.batch_size * rows, seed=seed, pool_batches=self.pool_batches
+            corpus.lengths, self.batch_size * more, seed=seed, pool_batches=self.pool_batches
         )
         self.batches = BatchStream(corpus, self.order, repeats=repeats, device=self.device)
 

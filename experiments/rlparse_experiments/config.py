@@ -253,7 +253,7 @@ class PacingConfig:
     """It rises when the accuracy in training is above this."""
     fresh_start: bool = False
     """Once the parses have settled, the encoder begins again and learns alone; then both go on. Learning rates fall
-    from then on only, and schedules of exploration follow the attempt."""
+    from then on only, and schedules of exploration end with exploring."""
     settled: float = 0.1
     """fresh_start: the parses have settled when the policy's entropy is below this share of the greatest."""
     explore_until: float = 0.6

@@ -55,6 +55,17 @@ def test_rows_are_sorted_by_a_figure(folders):
         systems_page(folders, by="speed")
 
 
+def test_f1_is_shown_under_every_convention_asked_for(folders, capsys):
+    assert main([*map(str, folders), "--convention", "prpn", "--convention", "nyu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("| system | dev accuracy | F1 (prpn) | F1 (nyu) | self-F1 (prpn) | depth |")
+    # Without the root no span is left that RIGHT shares with gold, and MIXED has (1 + 1 + 0) / 3.
+    assert lines[4].startswith("| ppo | 91.00 ± 1.41 | 83.33 ± 23.57 | 91.67 ± 11.79 | 66.67 |")
+    assert lines[6].startswith("| right | 80.00 | 0.00 | 44.44 | – |")
+    with pytest.raises(ConfigError, match="--convention: "):
+        systems_page(folders, conventions=("f2",))
+
+
 def test_every_task_has_a_table(folders, tmp_path):
     other = make_run(tmp_path / "other", task="listops", corpus__generator="listops")
     lines = systems_page([*folders, other])

@@ -206,7 +206,11 @@ def _seed_order(run: Run) -> tuple[int, int]:
 
 
 def _told_apart(described: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
-    """Return the names, those that come more than once followed by the settings in which they differ."""
+    """Return the names, those that come more than once followed by the settings in which they differ.
+
+    What most of several namesakes have is the usual setting, and not said: of an ablation, the whole recipe has the
+    plain name, and the others are called after what is different in them.
+    """
     found = []
     for name, settings in described:
         namesakes = [others for other, others in described if other == name]
@@ -216,9 +220,15 @@ def _told_apart(described: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
         shown = [
             _setting(short if last.count(short) == 1 else key, settings.get(key))
             for short, key in zip(last, differing, strict=True)
+            if not _is_usual(settings.get(key), [others.get(key) for others in namesakes])
         ]
         found.append(", ".join([name, *shown]))
     return found
+
+
+def _is_usual(value: Any, values: Sequence[Any]) -> bool:
+    """Say whether more than half of three or more values are this one; of two, neither is."""
+    return len(values) > 2 and 2 * values.count(value) > len(values)
 
 
 def _setting(name: str, value: Any) -> str:

@@ -64,14 +64,29 @@ def test_namesakes_are_told_apart_by_what_differs(tmp_path):
     paths = [
         make_run(tmp_path / "a", agent__system="ppo", agent__n_parses=2),
         make_run(tmp_path / "b", agent__system="ppo", agent__n_parses=8, encoder__hide_premise=True),
-        make_run(tmp_path / "c", agent__system="ppo", agent__n_parses=8, parser__learning_rate=0.1),
         make_run(tmp_path / "d", parser__kind="left"),
     ]
     assert list(systems_of(*paths)["logic"]) == [
-        "ppo, n_parses 2, no hide_premise, learning_rate 0.001",
-        "ppo, n_parses 8, hide_premise, learning_rate 0.001",
-        "ppo, n_parses 8, no hide_premise, learning_rate 0.1",
+        "ppo, n_parses 2, no hide_premise",
+        "ppo, n_parses 8, hide_premise",
         "left",
+    ]
+
+
+def test_what_most_namesakes_have_is_not_said(tmp_path):
+    paths = [
+        make_run(tmp_path / "whole", agent__system="ppo", agent__n_parses=8),
+        make_run(tmp_path / "a", agent__system="ppo", agent__n_parses=2),
+        make_run(tmp_path / "b", agent__system="ppo", agent__n_parses=8, encoder__hide_premise=True),
+        make_run(tmp_path / "c", agent__system="ppo", agent__n_parses=4, parser__learning_rate=0.1),
+        make_run(tmp_path / "d", agent__system="ppo", agent__n_parses=8, encoder__hidden_size=8),
+    ]
+    assert list(systems_of(*paths)["logic"]) == [
+        "ppo",
+        "ppo, n_parses 2",
+        "ppo, hide_premise",
+        "ppo, n_parses 4, learning_rate 0.1",
+        "ppo, hidden_size 8",
     ]
 
 

@@ -88,6 +88,13 @@ def test_systems_of_an_ablation_stand_side_by_side(folders):
     assert not any("![" in line for line in lines)
 
 
+def test_a_brief_page_has_no_tables_by_group(folders, capsys):
+    assert main([*map(str, folders), "--brief"]) == 0
+    heads = {row[0] for row in rows_of(capsys.readouterr().out.splitlines())}
+    assert {"system", "ours, warmup 100", "lstm"} <= heads
+    assert not {"accuracy of", "F1 nyu of", "nesting 1"} & heads
+
+
 def test_every_task_has_its_own_tables(folders, tmp_path):
     other = make_measured(
         make_run(

@@ -52,7 +52,12 @@ EXPLAINED = (
 
 
 def learning_page(
-    runs: Sequence[Path], *, pictures: Path | None = None, beside: Path = Path(), section: str = SECTION
+    runs: Sequence[Path],
+    *,
+    pictures: Path | None = None,
+    beside: Path = Path(),
+    section: str = SECTION,
+    brief: bool = False,
 ) -> list[str]:
     """Build the section, and draw its pictures.
 
@@ -61,6 +66,7 @@ def learning_page(
         pictures: Folder for the pictures, made if need be; None draws none.
         beside: Folder of the page, from which it names the pictures.
         section: What the pictures' names begin with.
+        brief: Leave out the figures by group of examples, whose tables have a column a system.
 
     Returns:
         Its lines, in Markdown.
@@ -79,7 +85,7 @@ def learning_page(
         lines += [f"### {task.task}", "", _described(task, measured), ""]
         lines += [*_systems_table(task, measured), ""]
         lines += [*_seeds_table(task, measured), ""]
-        for name in ("accuracy", "f1_nyu"):
+        for name in () if brief else ("accuracy", "f1_nyu"):
             lines += _groups_table(name, measured)
         if pictures is not None:
             picture = pictures / f"{section}-{_slug(task.task)}.png"
@@ -244,13 +250,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--pictures", type=Path, help="folder for pictures (with --into: images beside the page)"
     )
+    parser.add_argument(
+        "--brief", action="store_true", help="leave out the tables by length, depth and operators"
+    )
     arguments = parser.parse_args(argv)
     page = None if arguments.into is None else Page.read(arguments.into, arguments.section)
     beside = Path() if page is None else page.path.parent
     pictures = arguments.pictures
     if page is not None and pictures is None:
         pictures = beside / "images"
-    lines = learning_page(arguments.runs, pictures=pictures, beside=beside, section=arguments.section)
+    lines = learning_page(
+        arguments.runs, pictures=pictures, beside=beside, section=arguments.section, brief=arguments.brief
+    )
     if page is None:
         print("\n".join(lines))
     else:

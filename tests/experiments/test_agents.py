@@ -222,6 +222,16 @@ def test_a_presets_settings_are_those_of_the_run(of_agent):
                     assert found[section][key] == value, (agent, section, key)
 
 
+@pytest.mark.parametrize("task", ["listops", "logic-published"])
+def test_controls_never_wait_for_a_competence(task):
+    """A control that stayed below it would see short examples only; the estimators pace themselves as the task does."""
+    estimators = ("reinforce", "rloo", "a2c", "ppo", "grpo", "dr_grpo")
+    of_task = apply_settings(TrainConfig(), read_settings(preset_file(task)))
+    assert of_task.pacing.curriculum == "length"
+    found = {name: apply_settings(of_task, read_settings(agent_file(name))) for name in agent_names()}
+    assert {name for name, config in found.items() if config.pacing.curriculum == "length"} == set(estimators)
+
+
 def test_layers_are_task_agent_file_and_option(train, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("agent: {n_updates: 3, kl_coef: 0.5, clip_low: 0.1}\n", encoding="utf-8")

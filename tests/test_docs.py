@@ -334,7 +334,7 @@ def known_options() -> set[str]:
     configs = (TrainConfig, EvaluateConfig, CompareConfig, ParseConfig, ListOpsData, LogicData, InspectData)
     for config in (*configs, BenchConfig, SeedsConfig):
         found |= set(options_of(config, ""))
-    found |= {"--into", "--section", "--pictures"}  # of learning_page
+    found |= {"--into", "--section", "--pictures", "--brief"}  # of learning_page
     return found | {"--agent", "--by", "--strict", "--import-mode"}  # of train, systems_page, mypy and pytest
 
 
